@@ -1,0 +1,37 @@
+# Everything runs in .venv, made once with the tested versions of constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types clean
+
+help:
+	@echo "make demo    a real pair to disparity, depth, points and a report"
+	@echo "make test    the tests"
+	@echo "make lint    ruff: rules and formatting"
+	@echo "make types   mypy"
+	@echo "make clean   remove .venv and caches"
+
+demo: $(INSTALLED)
+	$(BIN)/stereopsis demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# A stamp beside the environment, written last: an interrupted install starts again.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@

@@ -1,0 +1,1 @@
+"""Measuring models: metrics, and the protocols that average them over real data."""

@@ -1,0 +1,172 @@
+"""Protocols: a model over a list of pairs with ground truth, and the mean of what it reaches."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stereopsis.evaluation.metrics import disparity_metrics
+from stereopsis.io import read_disparity, read_image
+from stereopsis.matching.fill import fill_holes
+
+METRICS = ("epe", "bad1", "bad2", "bad3", "d1", "density")
+REQUIRED = ("id", "left", "right", "disparity")
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class BenchmarkPair:
+    """A pair with ground truth on disk.
+
+    Attributes:
+        id: its first path component names the group, e.g. ``kitti2015/training/000001_10``.
+        left, right: image files.
+        disparity: ground truth of the left view (PNG, PGM, PFM, NPY or NPZ); 0, NaN and infinite mean unknown.
+        divide_by: what the values of the file are divided by to give pixels; None leaves it to
+            :func:`~stereopsis.io.read_disparity`.
+    """
+
+    id: str
+    left: Path
+    right: Path
+    disparity: Path
+    divide_by: float | None = None
+
+    @property
+    def group(self) -> str:
+        return self.id.split("/")[0]
+
+
+def read_manifest(path: str | Path) -> list[BenchmarkPair]:
+    """The pairs of a JSON manifest: a list of objects with ``id, left, right, disparity`` and, optional, ``divide_by``.
+
+    Paths are relative to the folder above the manifest's own, so that several manifests share one tree.
+
+    Raises:
+        FileNotFoundError: the manifest, or a file it names, does not exist.
+        ValueError: not JSON, not a list of pairs, or empty.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no manifest {path}; check the path.")
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); write a list of pairs.") from error
+    if not isinstance(rows, list) or not rows:
+        raise ValueError(f"{path} holds no pairs; write a list of objects with {', '.join(REQUIRED)}.")
+    root = path.resolve().parent.parent
+    return [_pair(path, root, number, row) for number, row in enumerate(rows)]
+
+
+def read_truth(pair: BenchmarkPair) -> tuple[Tensor, Tensor]:
+    """Disparity in pixels and where it is known, both ``(1, 1, H, W)``; disparity 0 where unknown."""
+    truth, valid = read_disparity(pair.disparity, pair.divide_by)
+    return truth[None], valid[None]
+
+
+def evaluate_matching(
+    model: nn.Module,
+    pairs: Sequence[BenchmarkPair],
+    *,
+    name: str = "",
+    max_disparity: int | None = None,
+    fill: bool = False,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Run a matcher over pairs and average over them, each pair with the same weight.
+
+    Args:
+        model: ``model(left, right[, max_disparity=...]) -> Disparity``.
+        name: written as ``"model"``, the class name if empty.
+        max_disparity: passed on to the model where given, in pixels.
+        fill: fill holes first (:func:`~stereopsis.matching.fill.fill_holes`), for comparison with dense methods.
+        device: where the images go; the model must be there.
+        progress: called after each pair with the number done, the number of all, and the pair's id.
+
+    Returns:
+        ``{"model", "pairs", "mean", "groups", "per_pair"}``, ready for JSON: ``mean`` and each group hold
+        :func:`~stereopsis.evaluation.metrics.disparity_metrics` averaged over pairs (groups with ``"pairs"``, their
+        number); a row of ``per_pair`` has ``"id"``, the metrics and ``"seconds"``. A metric is None for a pair without
+        a valid prediction, and such a pair is left out of that mean.
+
+    Raises:
+        ValueError: there are no pairs, or a truth and its image differ in size.
+    """
+    if not pairs:
+        raise ValueError("there are no pairs to evaluate; name a manifest that lists some.")
+    rows = []
+    for number, pair in enumerate(pairs, start=1):
+        rows.append(_evaluate_pair(model, pair, max_disparity, fill, device))
+        if progress is not None:
+            progress(number, len(pairs), pair.id)
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for pair, row in zip(pairs, rows, strict=True):
+        groups.setdefault(pair.group, []).append(row)
+    return {
+        "model": name or type(model).__name__,
+        "pairs": len(pairs),
+        "mean": _mean(rows),
+        "groups": {group: {"pairs": len(members), **_mean(members)} for group, members in groups.items()},
+        "per_pair": rows,
+    }
+
+
+@torch.inference_mode()
+def _evaluate_pair(
+    model: nn.Module, pair: BenchmarkPair, max_disparity: int | None, fill: bool, device: torch.device | str
+) -> dict[str, Any]:
+    left, right = (read_image(path)[None].to(device) for path in (pair.left, pair.right))
+    truth, known = read_truth(pair)
+    if truth.shape[-2:] != left.shape[-2:]:
+        raise ValueError(
+            f"{pair.disparity} is {truth.shape[-1]}x{truth.shape[-2]} but {pair.left} is "
+            f"{left.shape[-1]}x{left.shape[-2]}; the truth must have the size of the left image."
+        )
+    limit = {} if max_disparity is None else {"max_disparity": max_disparity}
+    start = time.perf_counter()
+    prediction = model(left, right, **limit).to("cpu")  # the copy also waits for a GPU
+    seconds = time.perf_counter() - start
+    if fill:
+        prediction = fill_holes(prediction)
+    metrics = disparity_metrics(prediction.disparity, truth, known, prediction.valid)
+    finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+    return {"id": pair.id, **finite, "seconds": round(seconds, 4)}
+
+
+def _mean(rows: Iterable[dict[str, Any]]) -> dict[str, float | None]:
+    rows = list(rows)
+    mean: dict[str, float | None] = {}
+    for key in METRICS:
+        values = [row[key] for row in rows if row[key] is not None]
+        mean[key] = fmean(values) if values else None
+    return mean
+
+
+def _pair(manifest: Path, root: Path, number: int, row: Any) -> BenchmarkPair:
+    missing = [key for key in REQUIRED if not isinstance(row, dict) or key not in row]
+    if missing:
+        raise ValueError(
+            f"pair {number} of {manifest} lacks {', '.join(missing)}; each pair needs {', '.join(REQUIRED)}."
+        )
+    files = {key: root / row[key] for key in ("left", "right", "disparity")}
+    for key, file in files.items():
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{file}, the {key} file of {row['id']} in {manifest}, does not exist; paths are relative to {root}."
+            )
+    divide_by = row.get("divide_by")
+    if divide_by is not None and not (isinstance(divide_by, int | float) and divide_by > 0):
+        raise ValueError(f"divide_by of {row['id']} in {manifest} is {divide_by!r}; give a number above 0.")
+    return BenchmarkPair(id=str(row["id"]), divide_by=divide_by, **files)

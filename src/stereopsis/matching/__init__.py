@@ -1,0 +1,1 @@
+"""Stereo matching: a rectified pair in, a :class:`stereopsis.Disparity` out."""

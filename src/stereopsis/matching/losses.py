@@ -1,0 +1,202 @@
+"""Losses of HITNet (CVPR 2021, section 4) and the slant ground truth they need."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from stereopsis.matching.hitnet import PLANE, HITNetStages, TileMatch
+from stereopsis.ops.tile_match import TILE, matching_cost, subpixel_cost, tile_match
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Ground truth of the left view.
+
+    Attributes:
+        disparity: pixels, anything where not valid.
+        valid: where the disparity is known.
+        slant: dx and dy of the disparity; see :func:`fit_slant`.
+        visible: where the right view sees the pixel too; only there has initialisation something to match.
+    """
+
+    disparity: Float[Tensor, "b 1 h w"]
+    valid: Bool[Tensor, "b 1 h w"]
+    slant: Float[Tensor, "b 2 h w"]
+    visible: Bool[Tensor, "b 1 h w"]
+
+
+@dataclass(frozen=True)
+class HITNetLossConfig:
+    """Constants of section 4.
+
+    Attributes:
+        margin: beta of Eq. 10.
+        initialization_weight: lambda of L_init; 1 in the paper.
+        alpha, c: shape and scale of the robust loss; 0.9 and 0.1 on SceneFlow, 0.8 and 0.5 elsewhere.
+        truncation: A of Eq. 12; not applied where a scale has one hypothesis.
+        slant_threshold: B of Eq. 13.
+        near, far: C1 and C2 of Eq. 14.
+        sampled_negatives: the paper's hinge looks at one non-match, the hardest, and lets all features of a young network
+            shrink to nothing. Above 0, a cross-entropy of the truth's cost against the hardest and this many random
+            non-matches is added to it (the paper: 0).
+        per_scale: the paper expands every tile to full resolution and counts in its pixels. True counts and samples each
+            scale l on its own grid instead (thresholds grow by 2^l): a quarter of the work a scale, and coarse scales
+            learn from errors beyond one pixel of full resolution, which short trainings need.
+    """
+
+    margin: float = 1.0
+    initialization_weight: float = 1.0
+    alpha: float = 0.9
+    c: float = 0.1
+    truncation: float = 1.0
+    slant_threshold: float = 1.0
+    near: float = 1.0
+    far: float = 1.5
+    sampled_negatives: int = 0
+    per_scale: bool = False
+
+
+def robust_loss(error: Tensor, alpha: float, c: float) -> Tensor:
+    """General robust loss of Barron (CVPR 2019, Eq. 1), for alpha other than 0 and 2."""
+    steep = abs(alpha - 2)
+    return steep / alpha * (((error / c).square() / steep + 1).pow(alpha / 2) - 1)
+
+
+def fit_slant(
+    disparity: Float[Tensor, "b 1 h w"], valid: Bool[Tensor, "b 1 h w"], window: int = 9
+) -> tuple[Float[Tensor, "b 2 h w"], Bool[Tensor, "b 1 h w"]]:
+    """Slope of the plane that fits the valid disparities of each pixel's window best (least squares; section 4.2).
+
+    Values more than a pixel from the window's first fit are left out of a second one, which keeps planes apart that meet
+    in a window.
+
+    Returns:
+        dx and dy, and where the window held enough pixels to tell them.
+    """
+    first, known = _fit_plane(disparity, valid, window, reference=None)
+    return _fit_plane(disparity, valid & known, window, reference=first)[0][:, 1:], known
+
+
+def _fit_plane(
+    disparity: Tensor, valid: Tensor, window: int, reference: Tensor | None
+) -> tuple[Float[Tensor, "b 3 h w"], Bool[Tensor, "b 1 h w"]]:
+    half = window // 2
+    offset = torch.arange(-half, half + 1, device=disparity.device, dtype=disparity.dtype)
+    v, u = torch.meshgrid(offset, offset, indexing="ij")
+    basis = torch.stack([torch.ones_like(u), u, v])  # 1, x, y
+    b, _, h, w = disparity.shape
+
+    patches = F.unfold(torch.where(valid, disparity, 0.0), window, padding=half).view(b, -1, h, w)
+    weight = F.unfold(valid.to(disparity.dtype), window, padding=half).view(b, -1, h, w)
+    if reference is not None:
+        plane = torch.einsum("bkhw,kn->bnhw", reference, basis.flatten(1))
+        weight = weight * ((patches - plane).abs() <= 1).to(weight.dtype)
+    flat = basis.flatten(1)
+    normal = torch.einsum("kn,mn,bnhw->bhwkm", flat, flat, weight)
+    right = torch.einsum("kn,bnhw,bnhw->bhwk", flat, weight, patches)
+    # a window on one line, or with too few pixels, cannot tell a plane
+    known = torch.linalg.det(normal) > 1e-3 * window**4
+    normal = torch.where(known[..., None, None], normal, torch.eye(3, device=normal.device, dtype=normal.dtype))
+    plane = torch.linalg.solve(normal, right) * known[..., None]
+    return plane.permute(0, 3, 1, 2), known[:, None]
+
+
+def initialization_loss(match: TileMatch, truth: Truth, scale: int, config: HITNetLossConfig) -> Tensor:
+    """Pulls the cost at the truth to 0 and pushes the hardest non-match beyond the margin (Eq. 9-11).
+
+    The truth of a tile is the largest disparity in it that both views see.
+    """
+    known = truth.valid & truth.visible
+    largest = F.max_pool2d(torch.where(known, truth.disparity, -1.0), TILE * scale)
+    d = largest / scale
+    column = TILE * torch.arange(d.shape[3], device=d.device)
+    mask = (largest > 0) & (d <= match.max_disparity - 1) & (d <= column + 1)
+    d = torch.where(mask, d, 0.0)
+    non_match = tile_match(match.left.detach(), match.right.detach(), match.max_disparity, exclude=d)
+    at_truth = subpixel_cost(match.left, match.right, d)
+    at_non_match = matching_cost(match.left, match.right, non_match)
+    loss = at_truth + (config.margin - at_non_match).clamp(min=0)
+    if config.sampled_negatives:
+        costs = [at_truth, at_non_match]
+        reach = (column + 2).clamp(max=match.max_disparity).to(d.dtype)
+        for _ in range(config.sampled_negatives):
+            random = (torch.rand_like(d) * reach).floor()
+            cost = matching_cost(match.left, match.right, random)
+            costs.append(cost.masked_fill((random - d).abs() <= 1.5, math.inf))
+        loss = (
+            loss
+            + F.cross_entropy(-torch.cat(costs, 1), torch.zeros_like(d[:, 0], dtype=torch.long), reduction="none")[
+                :, None
+            ]
+        )
+    return _mean(loss, mask)
+
+
+def _mean(value: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask, value, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def _sample(truth: Truth, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Disparity, slant and mask at the pixel right of and below the middle of each step x step block."""
+    middle = slice(step // 2, None, step)
+    return (
+        truth.disparity[..., middle, middle],
+        truth.slant[..., middle, middle],
+        truth.valid[..., middle, middle],
+    )
+
+
+def _at_samples(plane: Tensor, tile: int, scale: int, step: int) -> tuple[Tensor, Tensor]:
+    """Disparity in full-resolution pixels and slant of every sampled pixel of tiles whose d counts pixels of ``scale``."""
+    offset = torch.arange(step // 2, tile, step, device=plane.device, dtype=plane.dtype) - (tile - 1) / 2
+    b, _, h, w = plane.shape
+    n = len(offset)
+    d, dx, dy = plane[:, :, :, None, :, None].unbind(1)
+    disparity = (scale * d + offset * dx + offset[:, None, None] * dy).reshape(b, 1, h * n, w * n)
+    slant = plane[:, 1:].repeat_interleave(n, 2).repeat_interleave(n, 3)
+    return disparity, slant
+
+
+def hitnet_loss(stages: HITNetStages, truth: Truth, config: HITNetLossConfig) -> dict[str, Tensor]:
+    """The terms of section 4, weighted, each summed over scales and hypotheses of its mean over pixels; their sum is the loss.
+
+    Returns:
+        ``initialization``, ``propagation``, ``slant`` and ``confidence``, scalars.
+    """
+    scales = len(stages.initial)
+    terms: dict[str, list[Tensor]] = {"initialization": [], "propagation": [], "slant": [], "confidence": []}
+
+    def geometry(hypothesis: Tensor, w: Tensor | None, tile: int, scale: int, truncation: float) -> None:
+        step = scale if config.per_scale else 1
+        unit = step  # of the thresholds, in pixels of full resolution
+        d_truth, slant_truth, valid = _sample(truth, step)
+        d, slant = _at_samples(hypothesis[:, :PLANE], tile, scale, step)
+        error = (d_truth - d).abs() / unit
+        loss = robust_loss(error.clamp(max=truncation), config.alpha, config.c)
+        terms["propagation"].append(_mean(loss, valid))
+        close = valid & (error.detach() < config.slant_threshold)
+        terms["slant"].append(_mean((slant_truth - slant).abs().sum(1, keepdim=True), close))
+        if w is not None:
+            n = d.shape[2] // w.shape[2]
+            w = w.repeat_interleave(n, 2).repeat_interleave(n, 3)
+            right = torch.where(error.detach() < config.near, (1 - w).clamp(min=0), 0.0)
+            wrong = torch.where(error.detach() > config.far, w.clamp(min=0), 0.0)
+            terms["confidence"].append(_mean(right + wrong, valid))
+
+    for index, (match, updated) in enumerate(zip(stages.matches, stages.propagated, strict=True)):
+        scale = 2 ** (scales - 1 - index)
+        terms["initialization"].append(initialization_loss(match, truth, scale, config))
+        for hypothesis, w in updated:
+            truncation = config.truncation if len(updated) > 1 else math.inf
+            geometry(hypothesis, w, TILE * scale, scale, truncation)
+    for tile, hypothesis in zip((4, 2, 1), stages.refined, strict=True):
+        geometry(hypothesis, None, tile, 1, math.inf)
+    totals = {name: torch.stack(values).sum() for name, values in terms.items()}
+    totals["initialization"] = config.initialization_weight * totals["initialization"]
+    return totals

@@ -1,0 +1,59 @@
+"""The C kernels: a small library without dependencies, compiled when the package is built and called through ctypes.
+
+Where the library is missing, or ``STEREOPSIS_KERNELS=torch`` is set, the torch references do the same work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None where there are none or they are switched off."""
+    if os.environ.get("STEREOPSIS_KERNELS") == "torch":
+        return None
+    for path in sorted(Path(__file__).parent.glob("libtile.*")):
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError:  # built for another platform
+            continue
+    return None
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="stereopsis")
+
+
+def over_rows(kernel: Callable[[int, int], object], rows: int, *, step: int = 1) -> None:
+    """Runs ``kernel(begin, end)`` over all rows, split among torch's number of threads (ctypes frees the GIL)."""
+    threads = torch.get_num_threads()
+    share = max(-(-rows // threads // step) * step, step)
+    bounds = [(begin, min(begin + share, rows)) for begin in range(0, rows, share)]
+    if len(bounds) == 1:
+        kernel(0, rows)
+    else:
+        list(_pool(threads).map(lambda bound: kernel(*bound), bounds))
+
+
+def usable(*tensors: Tensor) -> bool:
+    """True where the kernels take these tensors: float32 on the CPU."""
+    return all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors) and library() is not None
+
+
+def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def channels_last(tensor: Tensor) -> Tensor:
+    """(b, c, h, w) as contiguous (b, h, w, c); free where the memory is laid out so already."""
+    return tensor.permute(0, 2, 3, 1).contiguous()

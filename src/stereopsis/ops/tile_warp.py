@@ -1,0 +1,83 @@
+"""Matching costs around slanted tile hypotheses (HITNet section 3.4, Eq. 5-7)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from stereopsis.ops import native
+
+TILE = 4
+
+
+def warp_rows(right: Float[Tensor, "b c h w"], position: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b c h w"]:
+    """Samples each row at real columns, linearly; beyond the border the outermost pixel is repeated."""
+    last = right.shape[3] - 1
+    low = position.detach().floor()
+    weight = position - low
+    index = low.long().expand(-1, right.shape[1], -1, -1)
+    at_low = right.gather(3, index.clamp(0, last))
+    at_high = right.gather(3, (index + 1).clamp(0, last))
+    return at_low + weight * (at_high - at_low)
+
+
+def tile_warp_cost(
+    left: Float[Tensor, "b c h w"], right: Float[Tensor, "b c h w"], disparity: Float[Tensor, "b 1 h w"]
+) -> Float[Tensor, "b 64 th tw"]:
+    """The local cost volume of each 4 x 4 tile: L1 costs at d' - 1, d' and d' + 1, and the L1 norm of the left feature.
+
+    Args:
+        disparity: d' of Eq. 5, one value a pixel of the feature map, in its pixels; height and width divisible by 4.
+
+    Returns:
+        Channels in the order (row, column, kind), kinds ``|e_L|, d' - 1, d', d' + 1``.
+    """
+    if native.usable(left.detach().float(), disparity):
+        return _NativeTileWarpCost.apply(left.float(), right.float(), disparity)
+    return tile_warp_cost_reference(left, right, disparity)
+
+
+def tile_warp_cost_reference(
+    left: Float[Tensor, "b c h w"], right: Float[Tensor, "b c h w"], disparity: Float[Tensor, "b 1 h w"]
+) -> Float[Tensor, "b 64 th tw"]:
+    """:func:`tile_warp_cost` in plain torch."""
+    b, _, h, w = left.shape
+    column = torch.arange(w, device=left.device, dtype=disparity.dtype)
+    kinds = [left.abs().sum(1)]
+    for offset in (-1, 0, 1):
+        warped = warp_rows(right, column - disparity - offset)
+        kinds.append((left - warped).abs().sum(1))
+    costs = torch.stack(kinds, dim=-1).reshape(b, h // TILE, TILE, w // TILE, TILE, 4)
+    return costs.permute(0, 2, 4, 5, 1, 3).reshape(b, TILE * TILE * 4, h // TILE, w // TILE)
+
+
+class _NativeTileWarpCost(torch.autograd.Function):
+    """The same through the fused C kernels, which read each feature once for all three disparities."""
+
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, right: Tensor, disparity: Tensor) -> Tensor:
+        lib = native.library()
+        assert lib is not None
+        b, c, h, w = left.shape
+        left, right, disparity = native.channels_last(left), native.channels_last(right), disparity.contiguous()
+        ctx.save_for_backward(left, right, disparity)
+        costs = torch.empty(b, h // TILE, w // TILE, TILE * TILE * 4)
+        pointers = [native.pointer(t) for t in (left, right, disparity, costs)]
+        native.over_rows(lambda begin, end: lib.tile_warp_cost(*pointers, begin, end, w, c), b * h)
+        return costs.permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        lib = native.library()
+        assert lib is not None
+        left, right, disparity = ctx.saved_tensors
+        b, h, w, c = left.shape
+        grad_costs = native.channels_last(grads[0])
+        outs = torch.zeros_like(left), torch.zeros_like(right), torch.empty_like(disparity)
+        pointers = [native.pointer(t) for t in (left, right, disparity, grad_costs, *outs)]
+        native.over_rows(lambda begin, end: lib.tile_warp_cost_backward(*pointers, begin, end, w, c), b * h)
+        grad_left, grad_right, grad_disparity = outs
+        return grad_left.permute(0, 3, 1, 2), grad_right.permute(0, 3, 1, 2), grad_disparity

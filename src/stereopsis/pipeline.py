@@ -1,0 +1,82 @@
+"""From files or arrays to results: the one place where the three families meet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stereopsis.io import read_image
+from stereopsis.types import Disparity
+from stereopsis.zoo.registry import load
+
+View = str | Path | np.ndarray | Tensor
+
+_FULL_SCALE = {torch.uint8: 255.0, torch.uint16: 65535.0}
+
+
+def match(
+    left: View,
+    right: View,
+    *,
+    model: str | nn.Module = "hitnet.scenes",
+    weights: str | Path | None = None,
+    max_disparity: int | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Disparity:
+    """Disparity of a rectified pair.
+
+    Args:
+        left, right: image files, arrays ``(H, W)`` or ``(H, W, 1 or 3)``, or tensors ``(C, H, W)`` or ``(B, C, H, W)``;
+            RGB or one channel, uint8, uint16 or float in [0, 1].
+        model: a name of :func:`~stereopsis.zoo.list_models`, or a loaded model. Load it once for many pairs.
+        weights: a safetensors file for a model given by name; official tags need one.
+        max_disparity: largest disparity searched in pixels, the model's own if not given.
+        device, dtype: where and in what a model given by name computes; a loaded one is used as it is.
+
+    Returns:
+        Maps ``(B, 1, H, W)`` on the model's device; disparity in pixels.
+
+    Raises:
+        ValueError: the views differ in size, are no images or hold NaN; or as :func:`~stereopsis.zoo.load`.
+        FileNotFoundError: an image or the weights do not exist.
+    """
+    views = as_images(left, "left"), as_images(right, "right")
+    if views[0].shape[-2:] != views[1].shape[-2:]:
+        sizes = " and right is ".join(f"{view.shape[-1]}x{view.shape[-2]}" for view in views)
+        raise ValueError(f"left is {sizes}; the two views of a rectified pair must have the same size.")
+    network = load(model, weights=weights, device=device, dtype=dtype) if isinstance(model, str) else model
+    parameter = next(network.parameters(), None)
+    where = parameter.device if parameter is not None else torch.device(device)
+    limit = {} if max_disparity is None else {"max_disparity": max_disparity}
+    with torch.no_grad():
+        return network(views[0].to(where), views[1].to(where), **limit)
+
+
+def as_images(view: View, name: str = "image") -> Tensor:
+    """Any view as float32 ``(B, C, H, W)`` in [0, 1]; arguments and errors as in :func:`match`."""
+    if isinstance(view, str | Path):
+        return read_image(view)[None]
+    if isinstance(view, np.ndarray):
+        tensor = torch.from_numpy(np.ascontiguousarray(view))
+        tensor = tensor[None] if tensor.ndim == 2 else tensor.movedim(-1, 0) if tensor.ndim == 3 else tensor
+    else:
+        tensor = view
+    tensor = tensor[None] if tensor.ndim == 3 else tensor
+    if tensor.ndim != 4 or tensor.shape[1] not in (1, 3) or tensor.numel() == 0:
+        raise ValueError(
+            f"{name} is {tuple(view.shape)}; give an array (H, W) or (H, W, 3), or a tensor (3, H, W) or (B, 3, H, W)."
+        )
+    if tensor.dtype in _FULL_SCALE:
+        return tensor.float() / _FULL_SCALE[tensor.dtype]
+    if not tensor.is_floating_point():
+        raise ValueError(f"{name} holds {tensor.dtype}; give uint8, uint16, or float in [0, 1].")
+    if not torch.isfinite(tensor).all():
+        raise ValueError(f"{name} holds NaN or infinite values; replace them before matching.")
+    low, high = tensor.min().item(), tensor.max().item()
+    if low < 0 or high > 1:
+        raise ValueError(f"{name} holds values from {low:.4g} to {high:.4g}; scale it to [0, 1].")
+    return tensor.float()

@@ -1,0 +1,156 @@
+"""The training loop: scenes in, a checkpoint out, resumable at any step."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from stereopsis.data.augment import augment
+from stereopsis.data.scenes import SceneBatch, render
+from stereopsis.data.textures import TextureBank, make_bank
+from stereopsis.matching.hitnet import HITNet
+from stereopsis.matching.losses import Truth, hitnet_loss
+from stereopsis.training.recipes import Recipe
+
+logger = logging.getLogger(__name__)
+
+LOG_EVERY = 20
+SAVE_EVERY = 250
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Linear warm-up, then a cosine to a fiftieth of the peak."""
+    if step < recipe.warmup:
+        return recipe.learning_rate * (step + 1) / recipe.warmup
+    progress = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
+    return recipe.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(progress, 1))))
+
+
+class SceneStream:
+    """The batch of any step; a scene is rendered once and serves two steps, the second time in the mirror."""
+
+    def __init__(self, recipe: Recipe, bank: TextureBank) -> None:
+        self.recipe, self.bank = recipe, bank
+        self._rendered: SceneBatch | None = None
+
+    def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor, Truth]:
+        recipe, phase = self.recipe, self.recipe.phase_at(step)
+        seed = recipe.seed + 2 * (step // 2)
+        if self._rendered is None or self._rendered.seed != seed:
+            self._rendered = render(seed, phase.batch, self.bank, phase.scene)
+        scenes = self._rendered.mirrored() if step % 2 else self._rendered
+        left, right = augment(scenes.left, scenes.right, recipe.seed + step, recipe.augment)
+        valid = torch.ones_like(scenes.visible)
+        return left, right, Truth(scenes.disparity, valid, scenes.slant, scenes.visible)
+
+
+def train(
+    recipe: Recipe,
+    model: HITNet,
+    out: Path,
+    *,
+    device: torch.device | str = "cpu",
+    resume: bool = False,
+    bank: TextureBank | None = None,
+    progress: Callable[[int, int, dict[str, float]], None] | None = None,
+) -> dict[str, float]:
+    """Runs a recipe.
+
+    Args:
+        model: trained in place.
+        out: folder for ``checkpoint.pt`` (model, optimiser, step) and ``log.jsonl``.
+        resume: go on from the folder's checkpoint; the run then equals one that was never interrupted.
+        bank: textures, made anew where not given.
+        progress: called with the step, their number and the latest means.
+
+    Returns:
+        The last means of the loss terms.
+
+    Raises:
+        FileNotFoundError: resume is asked for and there is no checkpoint.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = out / "checkpoint.pt"
+    bank = (bank or make_bank()).to(device)
+    model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    first, seconds = 0, 0.0
+    if resume:
+        if not checkpoint.is_file():
+            raise FileNotFoundError(f"{checkpoint} does not exist, so there is nothing to resume; leave --resume out.")
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first, seconds = state["step"], state["seconds"]
+
+    stream = SceneStream(recipe, bank)
+    started = time.monotonic() - seconds
+    sums: dict[str, float] = {}
+    means: dict[str, float] = {}
+    for step in range(first, recipe.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, step)
+        means_of_step = _step(model, optimizer, recipe, recipe.phase_at(step).max_disparity, *stream(step))
+        for name, value in means_of_step.items():
+            sums[name] = sums.get(name, 0.0) + value / LOG_EVERY
+        done = step + 1
+        if done % LOG_EVERY == 0:
+            means, sums = sums, {}
+            seconds = time.monotonic() - started
+            with (out / "log.jsonl").open("a") as log:
+                log.write(json.dumps({"step": done, "seconds": round(seconds, 1), **means}) + "\n")
+            if progress is not None:
+                progress(done, recipe.steps, means)
+        if done % SAVE_EVERY == 0 or done == recipe.steps:
+            state = {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "step": done,
+                "seconds": time.monotonic() - started,
+                "recipe": asdict(recipe),
+            }
+            torch.save(state, checkpoint.with_suffix(".partial"))
+            checkpoint.with_suffix(".partial").replace(checkpoint)
+    return means
+
+
+def _step(
+    model: HITNet,
+    optimizer: torch.optim.Optimizer,
+    recipe: Recipe,
+    max_disparity: int,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    truth: Truth,
+) -> dict[str, float]:
+    with torch.autocast(left.device.type, torch.bfloat16, enabled=recipe.bf16):
+        stages = model.stages(2 * left - 1, 2 * right - 1, max_disparity)
+    terms = hitnet_loss(stages, truth, recipe.loss)
+    loss = torch.stack(list(terms.values())).sum()
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+    if norm.isfinite():
+        optimizer.step()
+    else:
+        logger.warning("step skipped: the gradient is not finite")
+    epe = (stages.refined[-1][:, :1] - truth.disparity).abs()[truth.valid]
+    values = {name: term.item() for name, term in terms.items()}
+    tiles = F.max_pool2d(torch.where(truth.visible, truth.disparity, -1.0), 4)
+    matched = (stages.initial[-1][:, :1] - tiles).abs()[tiles > 0]
+    return values | {
+        "loss": loss.item(),
+        "epe": epe.mean().item(),
+        "bad3": 100 * (epe > 3).float().mean().item(),
+        "matched": 100 * (matched <= 1).float().mean().item(),
+        "gradient": norm.item(),
+    }

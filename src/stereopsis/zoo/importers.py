@@ -1,0 +1,182 @@
+"""Official checkpoints of others, renamed into our modules; read from a file the user has, never shipped.
+
+HITNet: the authors' frozen TensorFlow graph (``eth3d.pb``) is read directly, without TensorFlow, or as an ``.npz`` of its
+tensors under their TensorFlow names. Kernels are stored (height, width, in, out).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+FLOAT32 = 1  # DataType of TensorFlow's TensorProto
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types of protocol buffers
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Field numbers and values of one protocol buffer message, in order."""
+    position = 0
+
+    def varint() -> int:
+        nonlocal position
+        value = shift = 0
+        while True:
+            byte = message[position]
+            position += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+            shift += 7
+
+    while position < len(message):
+        key = varint()
+        field, wire = key >> 3, key & 7
+        if wire == VARINT:
+            yield field, varint()
+            continue
+        if wire not in (FIXED64, BYTES, FIXED32):
+            raise ValueError("not a protocol buffer")
+        size = varint() if wire == BYTES else 8 if wire == FIXED64 else 4
+        if position + size > len(message):
+            raise ValueError("the message ends early")
+        yield field, message[position : position + size]
+        position += size
+
+
+def _one(message: memoryview, number: int) -> int | memoryview | None:
+    return next((value for field, value in _fields(message) if field == number), None)
+
+
+def _tensor(proto: memoryview) -> np.ndarray | None:
+    """A float TensorProto with inline content, else None."""
+    if _one(proto, 1) != FLOAT32:
+        return None
+    shape_message, content = _one(proto, 2), _one(proto, 4)
+    if not isinstance(shape_message, memoryview) or not isinstance(content, memoryview):
+        return None
+    shape = []
+    for field, dimension in _fields(shape_message):
+        if field == 2 and isinstance(dimension, memoryview):
+            size = _one(dimension, 1)
+            shape.append(size if isinstance(size, int) else 0)
+    return np.frombuffer(content, "<f4").reshape(shape)
+
+
+def read_frozen_graph(path: str | Path) -> dict[str, np.ndarray]:
+    """The float constants of a frozen TensorFlow graph (GraphDef), by node name.
+
+    Raises:
+        ValueError: the file is not a frozen graph, or ends early.
+    """
+    tensors = {}
+    try:
+        for field, node in _fields(memoryview(Path(path).read_bytes())):
+            if field != 1 or not isinstance(node, memoryview):
+                continue
+            operation = _one(node, 2)
+            if not isinstance(operation, memoryview) or bytes(operation) != b"Const":
+                continue
+            name = bytes(_one(node, 1) or b"").decode()  # type: ignore[arg-type]
+            for attribute_field, attribute in _fields(node):
+                if attribute_field != 5 or not isinstance(attribute, memoryview):
+                    continue
+                key, value = _one(attribute, 1), _one(attribute, 2)
+                if not isinstance(key, memoryview) or bytes(key) != b"value" or not isinstance(value, memoryview):
+                    continue
+                proto = _one(value, 8)
+                array = _tensor(proto) if isinstance(proto, memoryview) else None
+                if array is not None:
+                    tensors[name] = array
+    except (ValueError, IndexError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} is not a whole frozen TensorFlow graph ({error}); give the authors' .pb file."
+        ) from error
+    if not tensors:
+        raise ValueError(f"{path} holds no float constants; give the authors' frozen .pb graph.")
+    return tensors
+
+
+def _hitnet_name(module: str, scales: int) -> str | None:
+    """Our module for a TensorFlow scope of the published HITNet graph, or None for what is not a convolution of it."""
+    rules: list[tuple[str, str]] = [
+        (r"fe_shared/conv_down_1_0", "features.stem.0"),
+        (r"fe_shared/conv_down_(\d)", r"features.down.\1.0.0"),
+        (r"fe_shared/conv_down_1_(\d)", r"features.down.{minus1}.1.0"),
+        (r"fe_shared/conv_upsample_(\d)", r"features.up.\1.0"),
+        (r"level(\d)/shared/conv_reduce", "initialize.{level}.reduce"),
+        (r"level(\d)/shared/conv_embedding", "initialize.{level}.embedding.0"),
+        (r"level(\d)/init_to_prop/conv_hyp", "initialize.{level}.descriptor.0"),
+        (r"level(\d)/shared/prop_warp/conv2d_neighborsX_1", "propagate.{level}.cost.0"),
+        (r"level(\d)/shared/prop/conv1", "propagate.{level}.conv.0"),
+        (r"level(\d)/shared/prop/resblock(\d)/conv1", r"propagate.{level}.blocks.\2.conv1.0"),
+        (r"level(\d)/shared/prop/resblock(\d)/conv2", r"propagate.{level}.blocks.\2.conv2"),
+        (r"level(\d)/shared/prop/convn", "propagate.{level}.update"),
+        (r"shared/refinement_l(\d)/conv1x1", r"refine.\1.reduce.0"),
+        (r"shared/refinement_l(\d)/refiner/conv1", r"refine.\1.conv.0"),
+        (r"shared/refinement_l(\d)/refiner/resblock(\d)/conv1", r"refine.\1.blocks.\2.conv1.0"),
+        (r"shared/refinement_l(\d)/refiner/resblock(\d)/conv2", r"refine.\1.blocks.\2.conv2"),
+        (r"shared/refinement_l(\d)/refiner/convn", r"refine.\1.update"),
+    ]
+    coarsest = scales - 1
+    merge = re.fullmatch(r"fe_shared/conv_up_(\d)_(\d)", module)
+    if merge:
+        layer, level = int(merge[1]), int(merge[2])
+        return f"features.bottom.{layer - 1}.0" if level == coarsest else f"features.merge.{level}.{layer}.0"
+    for pattern, target in rules:
+        match = re.fullmatch(pattern, module)
+        if match:
+            number = int(match[1]) if match.groups() else 0
+            # TensorFlow counts levels from the coarsest, we from full resolution
+            return match.expand(target.replace("{level}", str(coarsest - number)).replace("{minus1}", str(number - 1)))
+    return None
+
+
+def hitnet_state(tensors: dict[str, np.ndarray], scales: int = 5) -> dict[str, Tensor]:
+    """State dict of :class:`~stereopsis.matching.hitnet.HITNet` from the published tensors under TensorFlow names."""
+    state = {}
+    for name, array in tensors.items():
+        module, _, kind = name.rpartition("/")
+        ours = _hitnet_name(module, scales)
+        if ours is None or kind not in ("kernel", "bias"):
+            continue
+        if kind == "kernel":  # (h, w, in, out) to (out, in, h, w); transposed ones (h, w, out, in) to (in, out, h, w)
+            state[f"{ours}.weight"] = torch.from_numpy(array.transpose(3, 2, 0, 1).copy())
+        else:
+            state[f"{ours}.bias"] = torch.from_numpy(array.copy())
+    return state
+
+
+def import_hitnet(model: nn.Module, path: str | Path) -> nn.Module:
+    """Loads the authors' HITNet weights (``.pb`` or ``.npz`` of its tensors) into a model of the same layout.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not such a checkpoint, or one of another layout.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; give the authors' checkpoint.")
+    if path.suffix == ".npz":
+        try:
+            with np.load(path) as archive:
+                tensors = {name: archive[name] for name in archive.files}
+        except Exception as error:  # numpy and zipfile raise many kinds for a damaged archive
+            raise ValueError(f"{path} is not a readable .npz archive ({error}); copy it again.") from error
+    else:
+        tensors = read_frozen_graph(path)
+    state = hitnet_state(tensors)
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    if expected != found:
+        differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise ValueError(
+            f"{path} does not hold the weights of this architecture ({len(differing)} of {len(expected)} tensors differ, "
+            f"first {differing[0]}); choose the architecture it was trained for."
+        )
+    model.load_state_dict(state)
+    return model

@@ -1,0 +1,71 @@
+"""The one-call interface: files, arrays and tensors to disparity."""
+
+import numpy as np
+import pytest
+import torch
+
+import stereopsis
+from stereopsis.io import write_image
+from stereopsis.pipeline import as_images
+
+
+@pytest.fixture(scope="module")
+def pair() -> tuple[np.ndarray, np.ndarray]:
+    """Noise (60, 120, 3), uint8, shifted by 11 px."""
+    scene = np.random.default_rng(0).integers(0, 256, (60, 131, 3), dtype=np.uint8)
+    return scene[:, :120], scene[:, 11:]
+
+
+def test_files_arrays_and_tensors_agree(pair, tmp_path):
+    expected = stereopsis.match(*pair, model="sgbm", max_disparity=16)
+    assert expected.disparity.shape == (1, 1, 60, 120)
+    assert expected.disparity[expected.valid].median() == pytest.approx(11, abs=0.1)
+    for name, view in zip(("left", "right"), pair, strict=True):
+        write_image(tmp_path / f"{name}.png", view)
+    tensors = [torch.from_numpy(view.copy()).permute(2, 0, 1).float() / 255 for view in pair]
+    model = stereopsis.load("sgbm")
+    for views in (
+        (tmp_path / "left.png", str(tmp_path / "right.png")),
+        tensors,
+        [view[None] for view in tensors],
+        [(view / 255).astype(np.float64) for view in pair],
+        [view.astype(np.uint16) * 257 for view in pair],
+    ):
+        assert stereopsis.match(*views, model=model, max_disparity=16).disparity.equal(expected.disparity)
+
+
+def test_grey_views(pair):
+    grey = [view[..., 0] for view in pair]
+    assert as_images(grey[0]).shape == as_images(grey[0][..., None]).shape == (1, 1, 60, 120)
+    assert stereopsis.match(*grey, model="bm", max_disparity=16).valid.any()
+
+
+@pytest.mark.parametrize(
+    ("view", "message"),
+    [
+        (np.zeros((4, 4, 4), np.uint8), r"image is \(4, 4, 4\); give an array"),
+        (np.zeros((0, 4), np.uint8), r"image is \(0, 4\); give an array"),
+        (torch.zeros(4), r"image is \(4,\); give an array"),
+        (np.zeros((4, 4), np.int64), "image holds torch.int64; give uint8"),
+        (np.full((4, 4), np.nan), "image holds NaN"),
+        (np.full((4, 4), 255.0), r"image holds values from 255 to 255; scale it to \[0, 1\]"),
+    ],
+)
+def test_what_is_no_image(view, message):
+    with pytest.raises(ValueError, match=message):
+        as_images(view)
+
+
+def test_views_of_different_size(pair):
+    with pytest.raises(ValueError, match="left is 120x60 and right is 119x60; the two views"):
+        stereopsis.match(pair[0], pair[1][:, 1:], model="sgbm")
+
+
+def test_a_bad_limit(pair):
+    with pytest.raises(ValueError, match="max_disparity is 0"):
+        stereopsis.match(*pair, model="sgbm", max_disparity=0)
+
+
+def test_a_missing_file(pair):
+    with pytest.raises(FileNotFoundError, match=r"absent\.png"):
+        stereopsis.match("absent.png", pair[1], model="sgbm")
