@@ -1,9 +1,9 @@
 """Procedural stereo scenes with exact disparity, slant and visibility in both views.
 
-A scene is a stack of textured surfaces. Each has a disparity that is a smooth function of the left view's coordinates, a
-plane or a curved sheet, and a shape that bounds it. The left view evaluates it at its pixels. For a right pixel the
-left coordinate solves ``x_left - d(x_left, y) = x_right`` (Newton's method; one step is exact on planes), so both views show
-the same surface points, to a fraction of a pixel. The nearest surface wins each pixel.
+A scene is a stack of textured surfaces. Each has a disparity that is a smooth function of the left view's coordinates,
+a plane or a curved sheet, and a shape that bounds it. The left view evaluates it at its pixels. For a right pixel the
+left coordinate solves ``x_left - d(x_left, y) = x_right`` (Newton's method; one step is exact on planes), so both views
+show the same surface points, to a fraction of a pixel. The nearest surface wins each pixel.
 
 All samples of a batch share the kinds of surfaces, and differ in every number.
 """

@@ -1,4 +1,4 @@
-"""Surfaces for procedural scenes: photos under free licences and textures that are drawn, in one bank with mip levels."""
+"""Surfaces for procedural scenes: photos under free licences and drawn textures, in one bank with mip levels."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def make_bank(seed: int = 0, photo_crops: int = 6, drawn: int = 64) -> TextureBa
 
 
 def _photo_crop(path: Path, rng: np.random.Generator) -> Tensor:
-    with Image.open(path) as image:
-        image = image.convert("RGB")
+    with Image.open(path) as file:
+        image = file.convert("RGB")
         scale = SIZE / min(image.size)
         # from the whole photo to a part a third of its size
         scale = max(scale, scale * float(rng.uniform(1.0, 2.0)), 0.5)

@@ -1,7 +1,7 @@
 """HITNet: hierarchical iterative tile refinement for real-time stereo matching.
 
-Tankovich, Häne, Zhang, Kowdle, Fanello, Bouaziz, CVPR 2021 (https://arxiv.org/abs/2007.12140). The disparity map is held
-as planes ``h = [d, dx, dy, p]`` on tiles of 4 x 4 pixels of every feature scale; no cost volume is ever stored::
+Tankovich, Häne, Zhang, Kowdle, Fanello, Bouaziz, CVPR 2021 (https://arxiv.org/abs/2007.12140). The disparity map is
+held as planes ``h = [d, dx, dy, p]`` on tiles of 4 x 4 pixels of every feature scale; no cost volume is ever stored::
 
     left, right ──FeatureExtractor──► e_0 (1/1) … e_M (1/2^M)
                       │                       coarse to fine, l = M … 0
@@ -25,7 +25,8 @@ field of :class:`HITNetConfig` says so where one may choose:
   whole one at the first;
 * the last three steps (section 3.4, end) take left features only and do not warp.
 
-Our own deviations: sizes are padded to a multiple of 64 (multi-scale) or 16 (single-scale); the authors pad the latter to 4.
+Our own deviation: sizes are padded to a multiple of 64 (multi-scale) or 16 (single-scale), where the authors pad the
+latter to 4.
 """
 
 from __future__ import annotations
@@ -44,7 +45,6 @@ from stereopsis.ops.tile_plane import expand_plane, split_tiles
 from stereopsis.ops.tile_warp import tile_warp_cost
 from stereopsis.types import Disparity
 from stereopsis.zoo.registry import register
-
 
 PLANE = 3  # d, dx, dy
 DESCRIPTOR = 13  # p
@@ -294,7 +294,8 @@ class HITNet(nn.Module):
         both = torch.cat([left, right]).contiguous(memory_format=torch.channels_last)
         features = [e.chunk(2) for e in self.features(both)]
 
-        matches, initial, propagated, selected = [], [], [], []
+        matches, initial, propagated = [], [], []
+        selected: list[tuple[Tensor, Tensor]] = []
         for level in reversed(range(self.config.scales)):
             e_left, e_right = features[level]
             reference = features[level + 2][0] if level + 2 < len(features) else None
@@ -339,7 +340,7 @@ class HITNet(nn.Module):
 
         Returns:
             Disparity of the left view, dense. ``confidence`` is the w of the tile's surviving hypothesis, squeezed to
-            [0, 1]; the loss drives w to 1 where the tile is within a pixel of the truth and to 0 where it is not (Eq. 14).
+            [0, 1]; the loss drives w to 1 where a tile is within a pixel of the truth and to 0 where not (Eq. 14).
 
         Raises:
             ValueError: for views of different size, a wrong number of channels or a max_disparity below 1.

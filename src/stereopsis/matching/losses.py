@@ -42,12 +42,11 @@ class HITNetLossConfig:
         truncation: A of Eq. 12; not applied where a scale has one hypothesis.
         slant_threshold: B of Eq. 13.
         near, far: C1 and C2 of Eq. 14.
-        sampled_negatives: the paper's hinge looks at one non-match, the hardest, and lets all features of a young network
-            shrink to nothing. Above 0, a cross-entropy of the truth's cost against the hardest and this many random
-            non-matches is added to it (the paper: 0).
-        per_scale: the paper expands every tile to full resolution and counts in its pixels. True counts and samples each
-            scale l on its own grid instead (thresholds grow by 2^l): a quarter of the work a scale, and coarse scales
-            learn from errors beyond one pixel of full resolution, which short trainings need.
+        sampled_negatives: the paper's hinge looks at one non-match, the hardest. Above 0, a cross-entropy of the
+            truth's cost against the hardest and this many random non-matches is added to it (the paper: 0).
+        per_scale: the paper expands every tile to full resolution and counts in its pixels. True counts and samples
+            each scale l on its own grid instead (thresholds grow by 2^l): a quarter of the work a scale, and coarse
+            scales learn from errors beyond one pixel of full resolution, which short trainings need.
     """
 
     margin: float = 1.0
@@ -73,8 +72,8 @@ def fit_slant(
 ) -> tuple[Float[Tensor, "b 2 h w"], Bool[Tensor, "b 1 h w"]]:
     """Slope of the plane that fits the valid disparities of each pixel's window best (least squares; section 4.2).
 
-    Values more than a pixel from the window's first fit are left out of a second one, which keeps planes apart that meet
-    in a window.
+    Values more than a pixel from the window's first fit are left out of a second one, which keeps planes apart that
+    meet in a window.
 
     Returns:
         dx and dy, and where the window held enough pixels to tell them.
@@ -153,7 +152,7 @@ def _sample(truth: Truth, step: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _at_samples(plane: Tensor, tile: int, scale: int, step: int) -> tuple[Tensor, Tensor]:
-    """Disparity in full-resolution pixels and slant of every sampled pixel of tiles whose d counts pixels of ``scale``."""
+    """Full-resolution disparity and slant of the sampled pixels of tiles whose d counts pixels of ``scale``."""
     offset = torch.arange(step // 2, tile, step, device=plane.device, dtype=plane.dtype) - (tile - 1) / 2
     b, _, h, w = plane.shape
     n = len(offset)
@@ -164,7 +163,7 @@ def _at_samples(plane: Tensor, tile: int, scale: int, step: int) -> tuple[Tensor
 
 
 def hitnet_loss(stages: HITNetStages, truth: Truth, config: HITNetLossConfig) -> dict[str, Tensor]:
-    """The terms of section 4, weighted, each summed over scales and hypotheses of its mean over pixels; their sum is the loss.
+    """The weighted terms of section 4: means over pixels, summed over scales and hypotheses; the loss is their sum.
 
     Returns:
         ``initialization``, ``propagation``, ``slant`` and ``confidence``, scalars.

@@ -10,8 +10,8 @@ from torch import Tensor
 def expand_plane(plane: Float[Tensor, "b 3 h w"], size: int) -> Float[Tensor, "b 1 H W"]:
     """Disparity of every pixel of every tile (HITNet Eq. 5).
 
-    Pixel (row, col) of a tile has ``d + (col - (size - 1) / 2) dx + (row - (size - 1) / 2) dy``: the plane is given at the
-    tile's centre, x runs along the columns.
+    Pixel (row, col) of a tile has ``d + (col - (size - 1) / 2) dx + (row - (size - 1) / 2) dy``: the plane is given at
+    the tile's centre, x runs along the columns.
 
     Args:
         plane: d, dx, dy a tile; d in pixels of the returned map.

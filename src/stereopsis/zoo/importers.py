@@ -1,7 +1,7 @@
 """Official checkpoints of others, renamed into our modules; read from a file the user has, never shipped.
 
-HITNet: the authors' frozen TensorFlow graph (``eth3d.pb``) is read directly, without TensorFlow, or as an ``.npz`` of its
-tensors under their TensorFlow names. Kernels are stored (height, width, in, out).
+HITNet: the authors' frozen TensorFlow graph (``eth3d.pb``) is read directly, without TensorFlow, or as an ``.npz`` of
+its tensors under their TensorFlow names. Kernels are stored (height, width, in, out).
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def read_frozen_graph(path: str | Path) -> dict[str, np.ndarray]:
             operation = _one(node, 2)
             if not isinstance(operation, memoryview) or bytes(operation) != b"Const":
                 continue
-            name = bytes(_one(node, 1) or b"").decode()  # type: ignore[arg-type]
+            name = bytes(_one(node, 1) or b"").decode()
             for attribute_field, attribute in _fields(node):
                 if attribute_field != 5 or not isinstance(attribute, memoryview):
                     continue
@@ -175,8 +175,8 @@ def import_hitnet(model: nn.Module, path: str | Path) -> nn.Module:
     if expected != found:
         differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         raise ValueError(
-            f"{path} does not hold the weights of this architecture ({len(differing)} of {len(expected)} tensors differ, "
-            f"first {differing[0]}); choose the architecture it was trained for."
+            f"{path} does not hold the weights of this architecture ({len(differing)} of {len(expected)} tensors "
+            f"differ, first {differing[0]}); choose the architecture it was trained for."
         )
     model.load_state_dict(state)
     return model

@@ -1,5 +1,7 @@
 """The C kernels: a small library without dependencies, compiled when the package is built and called through ctypes.
 
+One library an instruction set (``libkernels.avx512.so`` and so on); the best that torch finds on this CPU is loaded.
+
 Where the library is missing, or ``STEREOPSIS_KERNELS=torch`` is set, the torch references do the same work.
 """
 
@@ -21,11 +23,15 @@ def library() -> ctypes.CDLL | None:
     """The compiled kernels, or None where there are none or they are switched off."""
     if os.environ.get("STEREOPSIS_KERNELS") == "torch":
         return None
-    for path in sorted(Path(__file__).parent.glob("libtile.*")):
-        try:
-            return ctypes.CDLL(str(path))
-        except OSError:  # built for another platform
-            continue
+    capability = torch.backends.cpu.get_cpu_capability().lower()
+    # an AVX-512 machine runs the AVX2 library too; every other name is its own
+    names = {"avx512": ("avx512", "avx2"), "avx2": ("avx2",)}.get(capability, ("default",))
+    for name in names:
+        for path in Path(__file__).parent.glob(f"libkernels.{name}.*"):
+            try:
+                return ctypes.CDLL(str(path))
+            except OSError:  # built for another platform
+                continue
     return None
 
 

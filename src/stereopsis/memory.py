@@ -1,0 +1,26 @@
+"""What the C library does with freed memory."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # mallopt's names for them in glibc's malloc.h
+
+
+def keep_large_blocks() -> bool:
+    """Keeps large freed blocks in the process, instead of giving them back and faulting them in again at the next map.
+
+    Speeds up networks on the CPU whose activations are megabytes (training of HITNet by about 1.4), for a somewhat
+    larger resident size. It holds for the whole process, so the commands call it and the library never does.
+
+    Returns:
+        False where the C library is not glibc and nothing was changed.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return False
+    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
