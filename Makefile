@@ -5,17 +5,21 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types clean
+.PHONY: help demo pictures test lint types clean
 
 help:
-	@echo "make demo    a real pair to disparity, depth, points and a report"
-	@echo "make test    the tests"
-	@echo "make lint    ruff: rules and formatting"
-	@echo "make types   mypy"
-	@echo "make clean   remove .venv and caches"
+	@echo "make demo      a real pair to disparity, depth, points and a report"
+	@echo "make pictures  the demo, and small copies of its pictures for the README"
+	@echo "make test      the tests"
+	@echo "make lint      ruff: rules and formatting"
+	@echo "make types     mypy"
+	@echo "make clean     remove .venv and caches"
 
 demo: $(INSTALLED)
 	$(BIN)/stereopsis demo
+
+pictures: demo
+	$(BIN)/python docs/make_pictures.py out/demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

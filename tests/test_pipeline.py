@@ -69,3 +69,25 @@ def test_a_bad_limit(pair):
 def test_a_missing_file(pair):
     with pytest.raises(FileNotFoundError, match=r"absent\.png"):
         stereopsis.match("absent.png", pair[1], model="sgbm")
+
+
+class _TwoSurfaces(torch.nn.Module):
+    """A matcher that knows the scene: 4 px everywhere, and 8 px in the columns 20 to 29 of the right view alone."""
+
+    def forward(self, left, right, max_disparity=16):
+        disparity = torch.full((1, 1, *left.shape[-2:]), 4.0)
+        if left.mean() > right.mean():  # the brighter view is the right one, so this is its turn, in the mirror
+            disparity[..., -30:-20] = 8.0
+        return stereopsis.Disparity(disparity, torch.ones_like(disparity, dtype=torch.bool), torch.ones_like(disparity))
+
+
+def test_the_check_leaves_out_what_the_right_view_contradicts():
+    left, right = np.full((4, 60), 0.2, np.float32), np.full((4, 60), 0.8, np.float32)
+    plain = stereopsis.match(left, right, model=_TwoSurfaces())
+    assert plain.valid.all()
+    checked = stereopsis.match(left, right, model=_TwoSurfaces(), check=1.0)
+    columns = torch.nonzero(~checked.valid[0, 0, 0]).flatten().tolist()
+    # the first four leave the right view, and 24 to 33 meet the right view's columns 20 to 29
+    assert columns == [0, 1, 2, 3, *range(24, 34)]
+    assert (checked.disparity[~checked.valid] == 0).all()
+    assert (checked.disparity[checked.valid] == 4).all()

@@ -1,7 +1,7 @@
 """Is this pair fit for matching? Answers from sparse matches alone, without a disparity map.
 
-Points are found by SIFT and matched both ways; those that no epipolar geometry explains are left out. On a rectified pair
-the rest lie in one row, and further left in the right view.
+Points are found by SIFT and matched both ways; those that no epipolar geometry explains are left out. On a rectified
+pair the rest lie in one row, and further left in the right view.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stereopsis.calibration import StereoCalibration
 LONGEST_SIDE = 1000
 MOST_POINTS = 2500
 RATIO = 0.75  # of the best to the second best distance; Lowe, IJCV 2004, section 7.1
-FEWEST_MATCHES = 25
+FEWEST_MATCHES = 15
 # Matchers tolerate a vertical offset of about a pixel; data sets that count as rectified stay below half of it.
 ROW_LIMIT = 1.0
 ROW_LIMIT_NINE_IN_TEN = 2.5
@@ -205,11 +205,11 @@ def _match_points(left: np.ndarray, right: np.ndarray) -> SparseMatches:
         sizes = " and the right one ".join(f"{view.shape[1]}x{view.shape[0]}" for view in (left, right))
         raise ValueError(f"The left view is {sizes}; the two views of a pair must have the same size.")
     scale = min(1.0, LONGEST_SIDE / max(left.shape))
-    sift = cv2.SIFT_create(nfeatures=MOST_POINTS)
+    sift = cv2.SIFT.create(nfeatures=MOST_POINTS, contrastThreshold=0.02)
     points, descriptors = [], []
     for view in (left, right):
         small = view if scale == 1 else cv2.resize(view, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-        found, described = sift.detectAndCompute(small, None)
+        found, described = sift.detectAndCompute(_stretched(small), None)
         # Centres of pixels are integers, and a resize maps the outer edges onto each other.
         points.append((np.array([p.pt for p in found], np.float32).reshape(-1, 2) + 0.5) / scale - 0.5)
         descriptors.append(described)
@@ -222,9 +222,28 @@ def _match_points(left: np.ndarray, right: np.ndarray) -> SparseMatches:
     if len(mutual) < 8:
         return SparseMatches(nothing, nothing, len(mutual))
     a, b = (points[side][[pair[side] for pair in mutual]].astype(np.float32) for side in (0, 1))
-    _, inliers = cv2.findFundamentalMat(a, b, cv2.USAC_MAGSAC, 1.0 / scale, 0.999, 5000)
+    _, inliers = cv2.findFundamentalMat(a, b, cv2.FM_RANSAC, 1.5 / scale, 0.999, 5000)
     kept = inliers.ravel().astype(bool) if inliers is not None else np.zeros(len(a), bool)
+    a, b = a[kept], b[kept]
+    kept = _supported(a, b - a, 0.05 * left.shape[1])
     return SparseMatches(a[kept], b[kept], len(mutual))
+
+
+def _supported(points: np.ndarray, shift: np.ndarray, tolerance: float) -> np.ndarray:
+    """Where two of the six nearest points moved alike; a mismatch along the epipolar line fits every geometry."""
+    if len(points) < 7:
+        return np.zeros(len(points), bool)
+    distance = np.square(points[:, None] - points[None]).sum(-1)
+    near = np.argpartition(distance, 6, axis=1)[:, :7]
+    alike = np.abs(shift[near] - shift[:, None]).max(-1) <= tolerance
+    return alike.sum(1) >= 3  # the point itself is among the seven
+
+
+def _stretched(view: np.ndarray) -> np.ndarray:
+    """The view with its full contrast: SIFT drops what is faint, and one of two exposures can be."""
+    low, high = (float(v) for v in np.percentile(view, (1, 99)))
+    scaled = (view.astype(np.float32) - low) * (255 / max(high - low, 1))
+    return scaled.clip(0, 255).round().astype(np.uint8)
 
 
 def _nearest(matches: Any) -> dict[int, int]:
@@ -284,7 +303,9 @@ def _brightness_ratio(left: np.ndarray, right: np.ndarray, matches: SparseMatche
     samples = []
     for view, points in ((left, matches.left), (right, matches.right)):
         blurred = cv2.blur(view, (9, 9)).astype(np.float32)
-        column, row = (np.clip(np.round(points[:, i]).astype(int), 0, limit - 1) for i, limit in enumerate((width, height)))
+        column, row = (
+            np.clip(np.round(points[:, i]).astype(int), 0, limit - 1) for i, limit in enumerate((width, height))
+        )
         samples.append(blurred[row, column])
     # Black and clipped pixels do not follow the exposure.
     usable = np.all([(s > 10) & (s < 245) for s in samples], axis=0)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from stereopsis.geometry import left_right_check
 from stereopsis.io import read_image
 from stereopsis.types import Disparity
 from stereopsis.zoo.registry import load
@@ -24,6 +25,7 @@ def match(
     model: str | nn.Module = "hitnet.scenes",
     weights: str | Path | None = None,
     max_disparity: int | None = None,
+    check: float | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> Disparity:
@@ -35,6 +37,8 @@ def match(
         model: a name of :func:`~stereopsis.zoo.list_models`, or a loaded model. Load it once for many pairs.
         weights: a safetensors file for a model given by name; official tags need one.
         max_disparity: largest disparity searched in pixels, the model's own if not given.
+        check: match the right view too (twice the time), and count as not valid where the two maps disagree by more
+            than this many pixels: occlusions, mostly.
         device, dtype: where and in what a model given by name computes; a loaded one is used as it is.
 
     Returns:
@@ -53,7 +57,14 @@ def match(
     where = parameter.device if parameter is not None else torch.device(device)
     limit = {} if max_disparity is None else {"max_disparity": max_disparity}
     with torch.no_grad():
-        return network(views[0].to(where), views[1].to(where), **limit)
+        found = network(views[0].to(where), views[1].to(where), **limit)
+        if check is None:
+            return found
+        # in a mirror the right view is a left one
+        mirrored = network(views[1].to(where).flip(-1), views[0].to(where).flip(-1), **limit)
+    right_map = Disparity(mirrored.disparity.flip(-1), mirrored.valid.flip(-1), mirrored.confidence.flip(-1))
+    valid = left_right_check(found, right_map, check)
+    return Disparity(torch.where(valid, found.disparity, 0.0), valid, found.confidence)
 
 
 def as_images(view: View, name: str = "image") -> Tensor:

@@ -29,9 +29,12 @@ class SceneConfig:
 
     Attributes:
         height, width: pixels.
-        max_disparity: no surface comes nearer, pixels.
+        max_disparity: no surface's middle comes nearer than 0.9 of it, pixels; slopes and bends take a few pixels of a
+            few scenes beyond.
         surfaces: fewest and most objects beside the background.
         vertical_offset: largest vertical misalignment of the right view, pixels.
+        road: chance of a ground plane that runs to a distant horizon; rooms and clutter otherwise.
+        smooth: chance that a surface has almost no contrast.
     """
 
     height: int = 256
@@ -39,6 +42,8 @@ class SceneConfig:
     max_disparity: float = 160.0
     surfaces: tuple[int, int] = (5, 14)
     vertical_offset: float = 0.5
+    road: float = 0.35
+    smooth: float = 0.2
 
 
 @dataclass(frozen=True)
@@ -231,7 +236,7 @@ def _draw_surfaces(seed: int, batch: int, config: SceneConfig) -> tuple[list[Sur
     """The surfaces of a scene and uniform numbers for the appearance of each, (b, surfaces, 24)."""
     generator = torch.Generator().manual_seed(seed)
     u = torch.rand(8, generator=generator)
-    road = bool(u[0] < 0.35)
+    road = bool(u[0] < config.road)
     least, most = config.surfaces
     count = least + int(u[1] * (most - least + 1))
     numbers = torch.rand(batch, count + 1, 32, generator=generator)
@@ -284,14 +289,14 @@ def _see(surfaces: list[Surface], x: Tensor, y: Tensor, *, right: bool) -> _View
     return _View(best, best_x, y, best_dx, best_dy, winner)
 
 
-def _paint(view: _View, surfaces: list[Surface], look: Tensor, bank: TextureBank) -> Tensor:
+def _paint(view: _View, surfaces: list[Surface], look: Tensor, bank: TextureBank, config: SceneConfig) -> Tensor:
     """Texture, tint and shading of the surface points."""
     b, count, _ = look.shape
     texture = (look[..., 0] * len(bank)).long().clamp(max=len(bank) - 1)
     scale = torch.exp((look[..., 1] * 2 - 1) * 1.1) * 0.8  # texels a pixel at the surface's centre
     angle = look[..., 2] * math.tau
     # from full contrast down to almost none: walls and sky are smooth
-    contrast = torch.where(look[..., 3] < 0.2, 0.05 + 0.2 * look[..., 4], 0.5 + 0.7 * look[..., 4])
+    contrast = torch.where(look[..., 3] < config.smooth, 0.05 + 0.2 * look[..., 4], 0.5 + 0.7 * look[..., 4])
     bright = (look[..., 5] - 0.5) * 0.5
     columns = [
         texture.float(), scale * angle.cos(), scale * angle.sin(), scale,
@@ -341,8 +346,8 @@ def render(seed: int, batch: int, bank: TextureBank, config: SceneConfig) -> Sce
     field = F.interpolate(coarse * amount, size=(config.height, config.width), mode="bicubic", align_corners=True)[:, 0]
     right = _see(surfaces, x, y + field, right=True)
     return SceneBatch(
-        left=_paint(left, surfaces, look, bank),
-        right=_paint(right, surfaces, look, bank),
+        left=_paint(left, surfaces, look, bank, config),
+        right=_paint(right, surfaces, look, bank, config),
         disparity=left.disparity[:, None],
         disparity_right=right.disparity[:, None],
         visible=_visible(left.disparity, right.disparity, left.slope_x, -1)[:, None],

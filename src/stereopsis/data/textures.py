@@ -66,7 +66,7 @@ def make_bank(seed: int = 0, photo_crops: int = 6, drawn: int = 64) -> TextureBa
         drawn: textures without a photo.
     """
     rng = np.random.default_rng(seed)
-    photos = installed_photos()
+    photos = installed_photos() if photo_crops else []
     textures = [_photo_crop(path, rng) for path in photos for _ in range(photo_crops)]
     generator = torch.Generator().manual_seed(seed)
     textures += [_draw(generator) for _ in range(drawn)]

@@ -362,7 +362,7 @@ class HITNet(nn.Module):
         disparity = torch.where(valid, disparity.clamp(min=0), 0.0)
         _, w = stages.selected[-1]
         confidence = self._confidence(F.interpolate(w, scale_factor=TILE, mode="nearest")[..., :height, :width])
-        return Disparity(disparity, valid, confidence)
+        return Disparity(disparity, valid, torch.where(valid & confidence.isfinite(), confidence, 0.0))
 
     def _channels(self, image: Tensor) -> Tensor:
         if image.shape[1] == self.config.in_channels:

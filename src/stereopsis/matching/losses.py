@@ -72,14 +72,17 @@ def fit_slant(
 ) -> tuple[Float[Tensor, "b 2 h w"], Bool[Tensor, "b 1 h w"]]:
     """Slope of the plane that fits the valid disparities of each pixel's window best (least squares; section 4.2).
 
-    Values more than a pixel from the window's first fit are left out of a second one, which keeps planes apart that
-    meet in a window.
+    Planes that meet in a window stay apart: a first fit sees only disparities near that of the window's middle, where
+    that is valid; two more see those within a pixel of the fit before.
 
     Returns:
-        dx and dy, and where the window held enough pixels to tell them.
+        dx and dy, 0 where unknown, and where the window held enough pixels to tell them.
     """
-    first, known = _fit_plane(disparity, valid, window, reference=None)
-    return _fit_plane(disparity, valid & known, window, reference=first)[0][:, 1:], known
+    plane, known = _fit_plane(disparity, valid, window, reference=None)
+    for _ in range(2):
+        plane, still_known = _fit_plane(disparity, valid, window, reference=plane)
+        known = known & still_known
+    return torch.where(known, plane[:, 1:], 0.0), known
 
 
 def _fit_plane(
@@ -93,10 +96,12 @@ def _fit_plane(
 
     patches = F.unfold(torch.where(valid, disparity, 0.0), window, padding=half).view(b, -1, h, w)
     weight = F.unfold(valid.to(disparity.dtype), window, padding=half).view(b, -1, h, w)
-    if reference is not None:
-        plane = torch.einsum("bkhw,kn->bnhw", reference, basis.flatten(1))
-        weight = weight * ((patches - plane).abs() <= 1).to(weight.dtype)
     flat = basis.flatten(1)
+    if reference is None:
+        near = ((patches - disparity).abs() <= 2) | ~valid
+    else:
+        near = (patches - torch.einsum("bkhw,kn->bnhw", reference, flat)).abs() <= 1
+    weight = weight * near.to(weight.dtype)
     normal = torch.einsum("kn,mn,bnhw->bhwkm", flat, flat, weight)
     right = torch.einsum("kn,bnhw,bnhw->bhwk", flat, weight, patches)
     # a window on one line, or with too few pixels, cannot tell a plane
@@ -120,6 +125,8 @@ def initialization_loss(match: TileMatch, truth: Truth, scale: int, config: HITN
     non_match = tile_match(match.left.detach(), match.right.detach(), match.max_disparity, exclude=d)
     at_truth = subpixel_cost(match.left, match.right, d)
     at_non_match = matching_cost(match.left, match.right, non_match)
+    # on coarse scales the band around the truth may leave no candidate
+    at_non_match = at_non_match.masked_fill((non_match - d).abs() <= 1.5, math.inf)
     loss = at_truth + (config.margin - at_non_match).clamp(min=0)
     if config.sampled_negatives:
         costs = [at_truth, at_non_match]
@@ -144,10 +151,12 @@ def _mean(value: Tensor, mask: Tensor) -> Tensor:
 def _sample(truth: Truth, step: int) -> tuple[Tensor, Tensor, Tensor]:
     """Disparity, slant and mask at the pixel right of and below the middle of each step x step block."""
     middle = slice(step // 2, None, step)
+    valid = truth.valid[..., middle, middle]
+    # NaN or inf may stand where nothing is known, and no later mask stops their gradients
     return (
-        truth.disparity[..., middle, middle],
-        truth.slant[..., middle, middle],
-        truth.valid[..., middle, middle],
+        torch.where(valid, truth.disparity[..., middle, middle], 0.0),
+        torch.where(valid, truth.slant[..., middle, middle], 0.0),
+        valid,
     )
 
 

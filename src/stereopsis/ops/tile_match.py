@@ -51,8 +51,17 @@ def tile_match(
     The volume is never stored. On the CPU a fused kernel runs where it was built.
 
     Args:
-        exclude: where given, disparities within ``band`` of it are left out: the hardest non-match of Eq. 11.
+        exclude: where given, disparities within ``band`` of it are left out: the hardest non-match of Eq. 11. Where
+            none is left, the answer is 0.
+
+    Raises:
+        ValueError: for inputs whose batch, channels or rows differ.
     """
+    b, _, h, w = left.shape
+    if right.shape[:3] != left.shape[:3] or (exclude is not None and exclude.shape != (b, 1, h, w)):
+        shapes = f"left is {tuple(left.shape)}, right {tuple(right.shape)}"
+        shapes += "" if exclude is None else f" and exclude {tuple(exclude.shape)}"
+        raise ValueError(f"{shapes}; batch, channels and rows of the tiles must agree.")
     if native.usable(left, right) and (exclude is None or native.usable(exclude)):
         return _tile_match_native(left, right, max_disparity, exclude, band)
     return tile_match_reference(left, right, max_disparity, exclude, band)

@@ -34,7 +34,18 @@ def tile_warp_cost(
 
     Returns:
         Channels in the order (row, column, kind), kinds ``|e_L|, d' - 1, d', d' + 1``.
+
+    Raises:
+        ValueError: for a height or width that is no multiple of 4, or inputs of different sizes.
     """
+    b, _, h, w = left.shape
+    if h % TILE or w % TILE:
+        raise ValueError(f"the features are {h} x {w}; height and width must be a multiple of {TILE}, so pad them.")
+    if right.shape != left.shape or disparity.shape != (b, 1, h, w):
+        raise ValueError(
+            f"left is {tuple(left.shape)}, right {tuple(right.shape)} and disparity {tuple(disparity.shape)}; "
+            "all must have one batch, height and width."
+        )
     if native.usable(left.detach().float(), disparity):
         return _NativeTileWarpCost.apply(left.float(), right.float(), disparity)
     return tile_warp_cost_reference(left, right, disparity)

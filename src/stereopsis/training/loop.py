@@ -19,7 +19,7 @@ from stereopsis.data.scenes import SceneBatch, render
 from stereopsis.data.textures import TextureBank, make_bank
 from stereopsis.matching.hitnet import HITNet
 from stereopsis.matching.losses import Truth, hitnet_loss
-from stereopsis.training.recipes import Recipe
+from stereopsis.training.recipes import Phase, Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +41,15 @@ class SceneStream:
     def __init__(self, recipe: Recipe, bank: TextureBank) -> None:
         self.recipe, self.bank = recipe, bank
         self._rendered: SceneBatch | None = None
+        self._phase: Phase | None = None
 
     def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor, Truth]:
         recipe, phase = self.recipe, self.recipe.phase_at(step)
         seed = recipe.seed + 2 * (step // 2)
-        if self._rendered is None or self._rendered.seed != seed:
-            self._rendered = render(seed, phase.batch, self.bank, phase.scene)
+        if self._rendered is None or self._rendered.seed != seed or self._phase != phase:
+            self._rendered, self._phase = render(seed, phase.batch, self.bank, phase.scene), phase
         scenes = self._rendered.mirrored() if step % 2 else self._rendered
-        left, right = augment(scenes.left, scenes.right, recipe.seed + step, recipe.augment)
+        left, right = augment(scenes.left, scenes.right, recipe.seed + step, phase.augment)
         valid = torch.ones_like(scenes.visible)
         return left, right, Truth(scenes.disparity, valid, scenes.slant, scenes.visible)
 
@@ -84,6 +85,8 @@ def train(
     model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     first, seconds = 0, 0.0
+    sums: dict[str, float] = {}
+    means: dict[str, float] = {}
     if resume:
         if not checkpoint.is_file():
             raise FileNotFoundError(f"{checkpoint} does not exist, so there is nothing to resume; leave --resume out.")
@@ -91,12 +94,15 @@ def train(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first, seconds = state["step"], state["seconds"]
+        means, sums = state.get("means", {}), state.get("sums", {})
+    log_file = out / "log.jsonl"
+    lines = log_file.read_text().splitlines(keepends=True) if log_file.is_file() else []
+    log_file.write_text("".join(lines[: first // LOG_EVERY]))  # what came after the checkpoint is done again
 
     stream = SceneStream(recipe, bank)
     started = time.monotonic() - seconds
-    sums: dict[str, float] = {}
-    means: dict[str, float] = {}
     for step in range(first, recipe.steps):
+        torch.manual_seed(recipe.seed + step)  # of the sampled negatives
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step)
         means_of_step = _step(model, optimizer, recipe, recipe.phase_at(step).max_disparity, *stream(step))
@@ -106,7 +112,7 @@ def train(
         if done % LOG_EVERY == 0:
             means, sums = sums, {}
             seconds = time.monotonic() - started
-            with (out / "log.jsonl").open("a") as log:
+            with log_file.open("a") as log:
                 log.write(json.dumps({"step": done, "seconds": round(seconds, 1), **means}) + "\n")
             if progress is not None:
                 progress(done, recipe.steps, means)
@@ -116,6 +122,8 @@ def train(
                 "optimizer": optimizer.state_dict(),
                 "step": done,
                 "seconds": time.monotonic() - started,
+                "means": means,
+                "sums": sums,
                 "recipe": asdict(recipe),
             }
             torch.save(state, checkpoint.with_suffix(".partial"))

@@ -17,12 +17,14 @@ class Phase:
         steps: optimiser steps.
         batch: scenes a step; each is rendered once and serves a second step in the mirror.
         max_disparity: candidates searched; the trained network takes others at the call.
+        scene, augment: what is rendered, and what cameras do to it.
     """
 
     steps: int
     batch: int
     max_disparity: int
     scene: SceneConfig
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,6 @@ class Recipe:
     clip: float = 1.0
     bf16: bool = True
     seed: int = 1_000_000
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: HITNetLossConfig = field(
         default_factory=lambda: HITNetLossConfig(
             initialization_weight=8, alpha=0.8, c=0.5, sampled_negatives=4, per_scale=True
@@ -61,10 +62,11 @@ class Recipe:
 
     def phase_at(self, step: int) -> Phase:
         """The phase a step belongs to."""
+        first = 0
         for phase in self.phases:
-            if step < phase.steps:
+            first += phase.steps
+            if step < first:
                 return phase
-            step -= phase.steps
         raise ValueError(f"step {step} lies beyond the {self.steps} steps of {self.name}.")
 
 
@@ -76,7 +78,13 @@ RECIPES = {
             model="hitnet.scenes",
             phases=(
                 Phase(2400, 4, 64, SceneConfig(height=128, width=256, max_disparity=60, surfaces=(3, 9))),
-                Phase(5600, 2, 208, SceneConfig(height=256, width=512, max_disparity=200, surfaces=(5, 14))),
+                Phase(
+                    4800,
+                    2,
+                    208,
+                    SceneConfig(256, 512, max_disparity=200, surfaces=(5, 16), road=0.4, smooth=0.3),
+                    AugmentConfig(brightness=0.4, contrast=0.3, asymmetric=0.1),
+                ),
             ),
         ),
         Recipe(

@@ -81,7 +81,8 @@ def read_frozen_graph(path: str | Path) -> dict[str, np.ndarray]:
             operation = _one(node, 2)
             if not isinstance(operation, memoryview) or bytes(operation) != b"Const":
                 continue
-            name = bytes(_one(node, 1) or b"").decode()
+            title = _one(node, 1)
+            name = bytes(title).decode() if isinstance(title, memoryview) else ""
             for attribute_field, attribute in _fields(node):
                 if attribute_field != 5 or not isinstance(attribute, memoryview):
                     continue
@@ -142,7 +143,8 @@ def hitnet_state(tensors: dict[str, np.ndarray], scales: int = 5) -> dict[str, T
     for name, array in tensors.items():
         module, _, kind = name.rpartition("/")
         ours = _hitnet_name(module, scales)
-        if ours is None or kind not in ("kernel", "bias"):
+        axes = {"kernel": 4, "bias": 1}.get(kind)
+        if ours is None or array.ndim != axes or array.dtype.kind != "f":
             continue
         if kind == "kernel":  # (h, w, in, out) to (out, in, h, w); transposed ones (h, w, out, in) to (in, out, h, w)
             state[f"{ours}.weight"] = torch.from_numpy(array.transpose(3, 2, 0, 1).copy())

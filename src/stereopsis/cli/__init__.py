@@ -1,0 +1,78 @@
+"""The command line: one module a command, a function with its options as arguments.
+
+Results go to stdout, progress and warnings to stderr. The exit status is 0, or 1 for a negative answer (``doctor``
+found a problem, pairs of a batch failed), or 2 for input that cannot be used, with one sentence on stderr.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+
+from stereopsis.cli.console import fail, warn
+
+DESCRIPTION = "Depth from a stereo camera: matching, metric depth and point clouds."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: the words after the program's name, those of the process if not given.
+
+    Returns:
+        The exit status: 0, 1 or 2 as above; 130 after an interruption.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words == ["--version"]:
+        from stereopsis import __version__
+
+        print(__version__)
+        return 0
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: warn(str(message))
+        try:
+            return _dispatch(words or ["--help"]) or 0
+        except SystemExit as done:  # help, or an option that the parser refused
+            return done.code if isinstance(done.code, int) else 0
+        except KeyboardInterrupt:
+            return fail("interrupted.", 130)
+        except BrokenPipeError:
+            # The reader of our output left, as `head` does; Python would complain again while it flushes stdout.
+            sys.stdout = None
+            return 0
+        except (ValueError, OSError, ImportError) as error:
+            return fail(_sentence(error))
+        except RuntimeError as error:
+            if "out of memory" not in str(error) and "not enough memory" not in str(error):
+                raise
+            return fail("There is not enough memory for images of this size; shrink them or lower --max-disparity.")
+
+
+def _dispatch(words: list[str]) -> int | None:
+    from tyro import conf
+    from tyro.extras import SubcommandApp
+
+    from stereopsis.cli import demo, depth, doctor, evaluate, import_, match, models, scenes, train
+
+    app, evaluation = SubcommandApp(), SubcommandApp()
+    app.command(demo.demo)
+    app.command(match.match)
+    app.command(depth.depth)
+    app.command(doctor.doctor)
+    evaluation.command(evaluate.matching)
+    app.command(evaluation, name="evaluate", help="Measure a model against ground truth.")
+    app.command(models.models)
+    app.command(name="import")(import_.import_)
+    app.command(train.train)
+    app.command(scenes.scenes)
+    # Flags without a "no-" twin, LEFT and RIGHT instead of types, and no literal None in the help.
+    config = (conf.FlagCreatePairsOff, conf.PositionalMetavarFromFieldName, conf.DisallowNone)
+    return app.cli(prog="stereopsis", description=DESCRIPTION, args=words, config=config)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'The system'}: {error.strerror}."
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,8 @@
+"""``python -m stereopsis.cli``."""
+
+import sys
+
+from stereopsis.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

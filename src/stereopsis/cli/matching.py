@@ -1,0 +1,84 @@
+"""What the commands that match share: loading, checking options before work begins, and numbers of a map."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from stereopsis.types import Disparity
+
+DType = Literal["float32", "bfloat16"]
+DEFAULT_MODEL = "hitnet.scenes"
+
+
+def check_max_disparity(value: int | None) -> None:
+    """Refuse a limit that no model takes, before images are read or a folder is made."""
+    if value is not None and value < 1:
+        raise ValueError(f"--max-disparity is {value}; it must be at least 1 pixel, for example 192.")
+
+
+def check_suffix(path: Path, allowed: tuple[str, ...], option: str) -> None:
+    if path.suffix.lower() not in allowed:
+        raise ValueError(f"{option} is {path}; its name must end in {', '.join(allowed)}.")
+    if path.is_dir():
+        raise ValueError(f"{option} is {path}, which is a folder; name a file.")
+
+
+def check_folder(path: Path, option: str) -> None:
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{option} is {path}, which is a file; name a folder.")
+
+
+def load_matcher(name: str, weights: Path | None = None, device: str = "cpu", dtype: DType = "float32") -> nn.Module:
+    """A matching model by name.
+
+    Raises:
+        ValueError: of another family, or as :func:`stereopsis.load`.
+        FileNotFoundError: the weights do not exist.
+    """
+    import torch
+
+    from stereopsis.memory import keep_large_blocks
+    from stereopsis.zoo import get_entry, list_models, load
+
+    if get_entry(name).family != "matching":
+        raise ValueError(f"{name} does not match views; choose one of {', '.join(list_models(family='matching'))}.")
+    keep_large_blocks()
+    return load(name, weights=weights, device=device, dtype=None if dtype == "float32" else getattr(torch, dtype))
+
+
+def matched(
+    model: nn.Module, left: Tensor, right: Tensor, max_disparity: int | None, *, check: float | None, fill: bool
+) -> tuple[Disparity, float]:
+    """The disparity on the CPU and the seconds it took; arguments and errors as in :func:`stereopsis.match`."""
+    from stereopsis.matching.fill import fill_holes
+    from stereopsis.pipeline import match
+
+    start = time.perf_counter()
+    disparity = match(left, right, model=model, max_disparity=max_disparity, check=check)
+    disparity = disparity.to("cpu")  # the copy waits for a GPU
+    seconds = time.perf_counter() - start
+    return fill_holes(disparity) if fill else disparity, seconds
+
+
+def describe(values: Tensor, valid: Tensor) -> dict[str, Any]:
+    """Fraction of valid pixels, and the smallest, median and largest value (None where nothing is valid)."""
+    known = values[valid]
+    if known.numel() == 0:
+        return {"valid": 0.0, "min": None, "median": None, "max": None}
+    return {
+        "valid": valid.float().mean().item(),
+        "min": known.min().item(),
+        "median": known.median().item(),
+        "max": known.max().item(),
+    }
+
+
+def range_text(numbers: dict[str, Any], unit: str) -> str:
+    if numbers["min"] is None:
+        return "nothing valid"
+    return f"{numbers['min']:.4g} to {numbers['max']:.4g} {unit}, {100 * numbers['valid']:.1f} % of pixels"
