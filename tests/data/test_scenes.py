@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stereopsis.data.scenes import SHAPES, SceneConfig, render
+from stereopsis.data.scenes import SHAPES, SceneConfig, _draw_surfaces, render
 from stereopsis.ops.tile_warp import warp_rows
 
 CONFIG = SceneConfig(height=64, width=128, max_disparity=40.0, surfaces=(2, 6), vertical_offset=0.0)
@@ -142,6 +142,23 @@ def test_rendering_leaves_the_global_generator_alone(drawn_bank):
     state = torch.get_rng_state()
     render(3, 1, drawn_bank, CONFIG)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_right_pixels_find_their_point_on_curved_surfaces():
+    """The left column of a right pixel solves x - d(x, y) = x_right, in which slope and bend take part."""
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(128.0), indexing="ij")
+    errors = []
+    for seed in SEEDS:
+        for surface in _draw_surfaces(seed, 2, CONFIG)[0]:
+            left = surface.left_of_right(x[None], y[None])
+            d, _, _ = surface.disparity(left, y[None])
+            inside = surface.inside(left, y[None])
+            if surface.curved:
+                errors.append((left - d - x)[inside].abs())
+            else:
+                torch.testing.assert_close((left - d)[inside], x.expand_as(left)[inside], rtol=0, atol=1e-3)
+    assert len(errors) > 20
+    assert (torch.cat(errors) < 1e-3).float().mean() > 0.999
 
 
 def test_two_mirrors_give_the_scene_back(scenes):

@@ -222,6 +222,7 @@ def test_padding_does_not_move_the_image():
     with torch.inference_mode():
         found, padded = model(left, right), model(*grey)
     torch.testing.assert_close(found.disparity, padded.disparity[..., :50, :100], rtol=0, atol=1e-3)
+    torch.testing.assert_close(found.confidence, padded.confidence[..., :50, :100], rtol=0, atol=1e-3)
 
 
 # --- numerics

@@ -114,6 +114,17 @@ def test_slant_survives_noise():
     assert inner.abs().mean() < 0.005
 
 
+def test_slant_forgets_outliers_near_the_plane():
+    """Too near for the first fit to see: the later ones drop what lies more than a pixel off."""
+    disparity = _plane(32, 48, 40, 0.1, 0.05)
+    off = torch.rand(disparity.shape, generator=torch.Generator().manual_seed(2)) < 0.1
+    slant, known = fit_slant(disparity + 1.6 * off, torch.ones_like(off))
+    error = (slant - torch.tensor([0.1, 0.05]).view(1, 2, 1, 1)).abs().amax(1, keepdim=True)
+    at = known & ~off
+    assert at.float().mean() > 0.85
+    assert (error[at] < 1e-3).float().mean() > 0.95
+
+
 def test_slant_is_unknown_where_too_little_is_known():
     disparity = _plane(32, 48, 40, 0.3, -0.2)
     valid = torch.zeros_like(disparity, dtype=torch.bool)

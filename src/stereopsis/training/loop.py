@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 LOG_EVERY = 20
 SAVE_EVERY = 250
+AUGMENT_SEED = 2**32  # keeps the numbers of the camera apart from those of the scene
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -49,7 +50,7 @@ class SceneStream:
         if self._rendered is None or self._rendered.seed != seed or self._phase != phase:
             self._rendered, self._phase = render(seed, phase.batch, self.bank, phase.scene), phase
         scenes = self._rendered.mirrored() if step % 2 else self._rendered
-        left, right = augment(scenes.left, scenes.right, recipe.seed + step, phase.augment)
+        left, right = augment(scenes.left, scenes.right, AUGMENT_SEED + recipe.seed + step, phase.augment)
         valid = torch.ones_like(scenes.visible)
         return left, right, Truth(scenes.disparity, valid, scenes.slant, scenes.visible)
 
@@ -147,10 +148,10 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-    if norm.isfinite():
+    if norm.isfinite() and loss.isfinite():
         optimizer.step()
     else:
-        logger.warning("step skipped: the gradient is not finite")
+        logger.warning("step skipped: the loss or its gradient is not finite")
     epe = (stages.refined[-1][:, :1] - truth.disparity).abs()[truth.valid]
     values = {name: term.item() for name, term in terms.items()}
     tiles = F.max_pool2d(torch.where(truth.visible, truth.disparity, -1.0), 4)

@@ -79,10 +79,17 @@ RECIPES = {
             phases=(
                 Phase(2400, 4, 64, SceneConfig(height=128, width=256, max_disparity=60, surfaces=(3, 9))),
                 Phase(
-                    4800,
+                    3600,
                     2,
                     208,
                     SceneConfig(256, 512, max_disparity=200, surfaces=(5, 16), road=0.4, smooth=0.3),
+                    AugmentConfig(brightness=0.4, contrast=0.3, asymmetric=0.1),
+                ),
+                Phase(
+                    1300,
+                    2,
+                    128,
+                    SceneConfig(256, 512, max_disparity=120, surfaces=(6, 18), road=0.4, smooth=0.3),
                     AugmentConfig(brightness=0.4, contrast=0.3, asymmetric=0.1),
                 ),
             ),
