@@ -9,12 +9,20 @@ from tyro.conf import Positional
 from stereopsis.cli.console import note, progress_bar, show_json
 
 
-def train(recipe: Positional[str], out: Path, resume: bool = False, device: str = "cpu", json: bool = False) -> None:
+def train(
+    recipe: Positional[str],
+    out: Path,
+    initial: Path | None = None,
+    resume: bool = False,
+    device: str = "cpu",
+    json: bool = False,
+) -> None:
     """Train a model by a published recipe; an interrupted run goes on with --resume.
 
     Args:
         recipe: Name of a recipe, e.g. hitnet.scenes.
         out: Folder for the checkpoint and the log.
+        initial: Safetensors file to start from, in place of random weights.
         resume: Go on from the checkpoint in that folder.
         device: Where to compute, e.g. cpu or cuda.
         json: Print JSON instead of text.
@@ -28,6 +36,7 @@ def train(recipe: Positional[str], out: Path, resume: bool = False, device: str 
     from stereopsis.training.publish import publish
     from stereopsis.training.recipes import RECIPES
     from stereopsis.zoo import get_entry
+    from stereopsis.zoo.weights import load_into
 
     if recipe not in RECIPES:
         raise ValueError(f"There is no recipe {recipe!r}; choose one of {', '.join(RECIPES)}.")
@@ -43,6 +52,8 @@ def train(recipe: Positional[str], out: Path, resume: bool = False, device: str 
     model = get_entry(plan.model).build()
     if not isinstance(model, HITNet):
         raise ValueError(f"The recipe {recipe} trains {plan.model}, which the loop cannot; it trains HITNet.")
+    if initial is not None and not resume:
+        load_into(model, initial, get_entry(plan.model))
     with progress_bar() as progress:
         task = progress.add_task(recipe, total=plan.steps)
 
@@ -54,7 +65,7 @@ def train(recipe: Positional[str], out: Path, resume: bool = False, device: str 
 
         means = loop.train(plan, model, out, device=device, resume=resume, progress=report)
     weights = out / f"{recipe}.safetensors"
-    publish(checkpoint, weights)
+    publish(checkpoint, weights, notes="" if initial is None else f"Started from {initial.name}.")
     if json:
         show_json({"recipe": recipe, "steps": plan.steps, "out": str(weights), "means": means})
         return

@@ -94,6 +94,23 @@ RECIPES = {
                 ),
             ),
         ),
+        # from the weights of hitnet.scenes (--initial): more of its last phase, with more in every scene
+        Recipe(
+            name="hitnet.scenes-2",
+            model="hitnet.scenes",
+            phases=(
+                Phase(
+                    1200,
+                    2,
+                    144,
+                    SceneConfig(256, 512, max_disparity=140, surfaces=(8, 22), road=0.4, smooth=0.3),
+                    AugmentConfig(brightness=0.4, contrast=0.3, asymmetric=0.1),
+                ),
+            ),
+            learning_rate=6e-4,
+            warmup=50,
+            seed=2_000_000,
+        ),
         Recipe(
             name="hitnet.smoke",
             model="hitnet.scenes",
