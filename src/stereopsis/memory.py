@@ -11,8 +11,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # mallopt's names for them in glibc's m
 def keep_large_blocks() -> bool:
     """Keeps large freed blocks in the process, instead of giving them back and faulting them in again at the next map.
 
-    Networks on the CPU whose activations are megabytes run faster, for a somewhat larger resident size. It holds for the
-    whole process, so the commands call it and the library never does.
+    Networks on the CPU whose activations are megabytes run faster, for a somewhat larger resident size. It holds for
+    the whole process, so the commands call it and the library never does.
 
     Returns:
         False where the C library is not glibc and nothing was changed.
