@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional as F
 
-from stereopsis.data.scenes import SHAPES, SceneConfig, _draw_surfaces, render
+from stereopsis.data.scenes import SceneConfig, _draw_surfaces, render
+from stereopsis.data.shapes import HOLES, NUMBERS, OPEN, SOLID, THIN, holes, inside
 from stereopsis.ops.tile_warp import warp_rows
 
-CONFIG = SceneConfig(height=64, width=128, max_disparity=40.0, surfaces=(2, 6), vertical_offset=0.0)
+CONFIG = SceneConfig(height=64, width=128, max_disparity=40.0, surfaces=(2, 6), vertical_offset=0.0, glossy=0.0)
 SEEDS = range(24)
 
 
@@ -24,11 +26,23 @@ def batches(request, scenes):
     return scenes[request.param]
 
 
+def _spread(disparity):
+    """How far the disparities of a pixel and its neighbours lie apart."""
+    return F.max_pool2d(disparity, 3, 1, 1) + F.max_pool2d(-disparity, 3, 1, 1)
+
+
+def _away_from_edges(own, other, sign):
+    """Neither at an edge of this view nor, seen there, of the other: edges fall between the pixels of one view."""
+    at = (torch.arange(own.shape[3]) + sign * own).round().long().clamp(0, own.shape[3] - 1)
+    return (_spread(own) < 1.5) & (_spread(other).gather(3, at) < 1.5)
+
+
 def _reconstruction(scene, offset=0.0):
     """Errors of the left view made from the right one, where both see the point."""
     column = torch.arange(scene.left.shape[3])
     warped = warp_rows(scene.right, column - (scene.disparity + offset))
-    return (warped - scene.left).abs().mean(1, keepdim=True)[scene.visible]
+    seen = scene.visible & _away_from_edges(scene.disparity, scene.disparity_right, -1)
+    return (warped - scene.left).abs().mean(1, keepdim=True)[seen]
 
 
 def test_the_right_view_warped_by_the_truth_is_the_left_view(batches):
@@ -59,23 +73,25 @@ def test_visible_pixels_find_their_own_disparity_in_the_other_view(batches):
             at = torch.arange(own.shape[3]) + sign * own
             assert at[visible].min() >= -0.5
             assert at[visible].max() <= own.shape[3] - 0.5
-            difference = (warp_rows(other, at) - own).abs()[visible]
-            assert difference.median() < 0.05
-            assert (difference < 1).float().mean() > 0.97
+            difference = (warp_rows(other, at) - own).abs()
+            assert difference[visible].median() < 0.05
+            assert (difference[visible] < 1).float().mean() > 0.9
+            assert (difference[visible & _away_from_edges(own, other, sign)] < 0.5).float().mean() > 0.999
 
 
 def test_hidden_pixels_lie_behind_what_the_other_view_sees_or_outside_it(batches):
-    hidden = 0
+    found = []
     for scene in batches:
         at = (torch.arange(scene.disparity.shape[3]) - scene.disparity).round()
         outside = (at < 0) | (at > scene.disparity.shape[3] - 1)
         assert not (outside & scene.visible).any()
         behind = scene.disparity_right.gather(3, at.long().clamp(0, scene.disparity.shape[3] - 1)) - scene.disparity
         occluded = ~scene.visible & ~outside
-        hidden += occluded.sum().item()
-        # the other view's pixel shows something nearer; at edges, rounding may hit the farther side
-        assert occluded.sum() == 0 or (behind[occluded] > 0).float().mean() > 0.7
-    assert hidden > 1000
+        inner = occluded & _away_from_edges(scene.disparity, scene.disparity_right, -1)
+        found.append(behind[inner] > 0)
+    # the other view's pixel shows something nearer; where that is thinner than a pixel, it may miss it
+    assert torch.cat(found).float().mean() > 0.97
+    assert len(torch.cat(found)) > 1000
 
 
 def test_some_of_every_scene_is_seen_by_both_views(batches):
@@ -190,11 +206,51 @@ def test_any_size(drawn_bank, size):
     assert scene.slant.shape == scene.slant_right.shape == (1, 2, *size)
 
 
-def test_every_shape_is_drawn(drawn_bank, monkeypatch):
+@pytest.mark.parametrize("shape", SOLID + OPEN + THIN)
+def test_every_shape_is_drawn(drawn_bank, monkeypatch, shape):
     """Each kind of surface alone in front of the background, warped as above."""
-    for shape in SHAPES:
-        monkeypatch.setattr("stereopsis.data.scenes.SHAPES", (shape,))
-        scene = render(2, 2, drawn_bank, replace(CONFIG, surfaces=(3, 3)))
-        error = _reconstruction(scene)
-        assert error.mean() < 0.01, shape
-        assert (scene.disparity.diff(dim=3).abs() > 1).any(), shape  # an edge of the surface shows
+    for family in ("SOLID", "OPEN", "THIN"):
+        monkeypatch.setattr(f"stereopsis.data.scenes.{family}", (shape,))
+    scene = render(2, 2, drawn_bank, replace(CONFIG, surfaces=(3, 3), pierced=0.0))
+    assert _reconstruction(scene).mean() < 0.015
+    assert (scene.disparity.diff(dim=3).abs() > 1).any()  # an edge of the surface shows
+
+
+@pytest.mark.parametrize("shape", SOLID + OPEN)
+def test_shapes_fill_some_of_their_square_and_nothing_far_from_it(shape):
+    axis = torch.linspace(-3, 3, 121)
+    q, p = torch.meshgrid(axis, axis, indexing="ij")
+    numbers = torch.rand(32, NUMBERS, 1, 1, generator=torch.Generator().manual_seed(0))
+    found = inside(shape, p.expand(32, -1, -1), q.expand(32, -1, -1), numbers)
+    assert found.any(-1).any(-1).float().mean() > 0.9
+    assert not found[:, (p.abs() > 2) | (q.abs() > 2)].any()
+
+
+def test_holes_are_holes():
+    axis = torch.linspace(-1, 1, 81)
+    q, p = torch.meshgrid(axis, axis, indexing="ij")
+    numbers = torch.rand(32, 4 * HOLES, 1, 1, generator=torch.Generator().manual_seed(0))
+    share = holes(p.expand(32, -1, -1), q.expand(32, -1, -1), numbers).float().mean((1, 2))
+    assert share.min() > 0
+    assert share.max() < 0.7
+
+
+def test_only_the_rows_a_surface_may_touch_are_computed():
+    """What lies outside those rows is not the surface's."""
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(128.0), indexing="ij")
+    some = 0
+    for seed in SEEDS:
+        for surface in _draw_surfaces(seed, 2, CONFIG)[0]:
+            rows = surface.rows(64)
+            found = surface.inside(x.expand(2, -1, -1), y.expand(2, -1, -1))
+            assert not found[:, : rows.start].any()
+            assert not found[:, rows.stop :].any()
+            some += rows.stop - rows.start < 64
+    assert some > 10
+
+
+def test_a_highlight_moves_between_the_views(drawn_bank):
+    plain, glossy = (render(7, 2, drawn_bank, replace(CONFIG, glossy=chance)) for chance in (0.0, 1.0))
+    assert torch.equal(plain.disparity, glossy.disparity)
+    assert (glossy.left - plain.left).max() > 0.1
+    assert _reconstruction(glossy).mean() > 2 * _reconstruction(plain).mean()

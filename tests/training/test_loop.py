@@ -11,7 +11,7 @@ from stereopsis.data.scenes import SceneConfig, render
 from stereopsis.data.textures import make_bank
 from stereopsis.matching.hitnet import HITNet, HITNetConfig
 from stereopsis.training import loop
-from stereopsis.training.loop import SceneStream, learning_rate, train
+from stereopsis.training.loop import SceneStream, rate_share, train
 from stereopsis.training.recipes import RECIPES, Phase, Recipe
 
 SCENE = SceneConfig(height=64, width=64, max_disparity=20.0, surfaces=(1, 2))
@@ -84,11 +84,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, bank, whole_run, cu
     assert means == expected_means
     for name, value in expected.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
-    ours, theirs = (
-        torch.load(path / "checkpoint.pt", weights_only=True)["optimizer"]["state"] for path in (tmp_path, folder)
-    )
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[key]["exp_avg"], theirs[key]["exp_avg"]) for key in ours)
+    ours, theirs = (torch.load(path / "checkpoint.pt", weights_only=True)["optimizers"] for path in (tmp_path, folder))
+    for our, their, average in zip(ours, theirs, ("momentum", "exp_avg"), strict=True):
+        assert our["state"].keys() == their["state"].keys()
+        assert all(torch.equal(our["state"][key][average], their["state"][key][average]) for key in our["state"])
 
 
 def test_logged_means_survive_an_interruption_between_two_lines(tmp_path, bank, monkeypatch):
@@ -188,16 +187,15 @@ def test_bfloat16_training_runs_and_keeps_float32_weights(tmp_path, bank):
 
 def test_the_learning_rate_warms_up_and_falls_to_a_fiftieth():
     recipe = RECIPES["hitnet.scenes"]
-    rates = [learning_rate(recipe, step) for step in range(recipe.steps)]
-    assert rates[0] == pytest.approx(recipe.learning_rate / recipe.warmup)
-    assert rates[recipe.warmup - 1] == pytest.approx(recipe.learning_rate)
-    assert max(rates) == pytest.approx(recipe.learning_rate)
+    rates = [rate_share(recipe, step) for step in range(recipe.steps)]
+    assert rates[0] == pytest.approx(1 / recipe.warmup)
+    assert rates[recipe.warmup - 1] == max(rates) == pytest.approx(1)
     assert all(a < b for a, b in pairwise(rates[: recipe.warmup]))
     assert all(a >= b for a, b in pairwise(rates[recipe.warmup :]))
-    assert rates[-1] == pytest.approx(recipe.learning_rate / 50, rel=1e-3)
+    assert rates[-1] == pytest.approx(1 / 50, rel=1e-3)
     middle = (recipe.warmup + recipe.steps) // 2
-    assert rates[middle] == pytest.approx(recipe.learning_rate * 0.51, rel=1e-2)
-    assert learning_rate(recipe, 10 * recipe.steps) == pytest.approx(recipe.learning_rate / 50)
+    assert rates[middle] == pytest.approx(0.51, rel=1e-2)
+    assert rate_share(recipe, 10 * recipe.steps) == pytest.approx(1 / 50)
 
 
 def test_phases_follow_one_another():

@@ -18,9 +18,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from stereopsis.data.shapes import HOLES, NUMBERS, OPEN, SOLID, THIN, holes, inside
 from stereopsis.data.textures import TextureBank, sample_bank
 
-SHAPES = ("box", "ellipse", "blob", "polygon", "bars", "frame")
+SURFACE_NUMBERS = 16 + NUMBERS + 4 * HOLES
+LOOK_NUMBERS = 32
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class SceneConfig:
         vertical_offset: largest vertical misalignment of the right view, pixels.
         road: chance of a ground plane that runs to a distant horizon; rooms and clutter otherwise.
         smooth: chance that a surface has almost no contrast.
+        open, thin, pierced: chances that an object is a grating, wheel, frame and the like; a pole or wire; has holes.
+        glossy: chance that a surface shows a highlight that stands elsewhere in the right view.
     """
 
     height: int = 256
@@ -42,8 +46,12 @@ class SceneConfig:
     max_disparity: float = 160.0
     surfaces: tuple[int, int] = (5, 14)
     vertical_offset: float = 0.5
-    road: float = 0.35
-    smooth: float = 0.2
+    road: float = 0.4
+    smooth: float = 0.3
+    open: float = 0.35
+    thin: float = 0.15
+    pierced: float = 0.2
+    glossy: float = 0.15
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,7 @@ class Surface:
 
     shape: str
     curved: bool
+    pierced: bool
     a: Tensor
     b: Tensor
     c: Tensor
@@ -103,7 +112,15 @@ class Surface:
     radius_y: Tensor
     angle: Tensor
     bend: Tensor
-    shape_numbers: Tensor  # (b, 12, 1, 1)
+    numbers: Tensor  # (b, NUMBERS + 4 HOLES, 1, 1)
+
+    def rows(self, height: int) -> slice:
+        """The image rows it may touch in any sample."""
+        if self.shape in ("all", "below", "side"):
+            return slice(0, height)
+        reach = 2 * (self.angle.sin().abs() * self.radius_x + self.angle.cos().abs() * self.radius_y) + 2
+        first, last = (self.y0 - reach).min().item(), (self.y0 + reach).max().item()
+        return slice(min(max(int(first), 0), height), min(max(int(last) + 1, 0), height))
 
     def disparity(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """d, dd/dx and dd/dy at left-view coordinates."""
@@ -126,31 +143,13 @@ class Surface:
         u, v = x - self.x0, y - self.y0
         if self.shape == "below":
             return v > -self.radius_y
+        if self.shape == "side":  # a facade, which shrinks towards the vanishing point
+            away = u * self.b.sign()
+            return (away > 0) & (v > -self.radius_y * away)
         cos, sin = self.angle.cos(), self.angle.sin()
         p, q = (cos * u + sin * v) / self.radius_x, (cos * v - sin * u) / self.radius_y
-        n = self.shape_numbers
-        if self.shape == "ellipse":
-            return p.square() + q.square() < 1
-        box = (p.abs() < 1) & (q.abs() < 1)
-        if self.shape == "box":
-            return box
-        if self.shape == "frame":
-            hole = ((p - (n[:, 0] - 0.5) * 0.4).abs() < 0.3 + 0.5 * n[:, 1]) & (q.abs() < 0.3 + 0.5 * n[:, 2])
-            return box & ~hole
-        if self.shape == "bars":
-            count = 1 + (n[:, 0] * 8).floor()
-            return box & ((p + 1) * 0.5 * count % 1 < 0.12 + 0.4 * n[:, 1])
-        if self.shape == "blob":
-            theta = torch.atan2(q, p)
-            radius = 0.7 + sum(
-                (n[:, k] - 0.5) * 0.4 * (theta * (k + 1) + n[:, k + 4] * math.tau).cos() for k in range(1, 5)
-            )
-            return p.square() + q.square() < radius.square()  # type: ignore[union-attr]
-        far = torch.full_like(p, -1.0)
-        for k in range(5):
-            direction = (k + 0.6 * n[:, k]) * (math.tau / 5)
-            far = torch.maximum(far, direction.cos() * p + direction.sin() * q - 0.4 - 0.5 * n[:, k + 5])
-        return far < 0
+        found = inside(self.shape, p, q, self.numbers)
+        return found & ~holes(p, q, self.numbers[:, NUMBERS:]) if self.pierced else found
 
     def left_of_right(self, x_right: Tensor, y: Tensor) -> Tensor:
         """The left-view column of what a right pixel would see of this surface."""
@@ -161,24 +160,29 @@ class Surface:
         return x
 
 
-def _surface(shape: str, curved: bool, columns: Tensor, config: SceneConfig) -> Surface:
-    """From uniform numbers, (b, 32), to an object; ``columns[:, 0]`` is its disparity already."""
+def _surface(shape: str, curved: bool, pierced: bool, columns: Tensor, config: SceneConfig) -> Surface:
+    """From uniform numbers, (b, SURFACE_NUMBERS), to an object; ``columns[:, 0]`` is its disparity already."""
     r = columns[..., None, None]
     a = r[:, 0]
     # slopes, kept well below 1 pixel a pixel so that no surface turns its back on a view
     steep = (r[:, 1] * 2 - 1) ** 3 * 0.6
     tilt = (r[:, 2] * 2 - 1) ** 3 * 0.6
     scale = 0.04 + 0.36 * r[:, 3] ** 2
-    thin = shape == "bars"
-    aspect = torch.exp((r[:, 4] * 2 - 1) * (1.2 if thin else 0.8))
+    aspect = torch.exp((r[:, 4] * 2 - 1) * (0.3 if shape == "wheel" else 0.8))
     radius_x = config.width * scale * aspect * 0.7
     radius_y = config.width * scale / aspect * 0.7
+    angle = torch.where(r[:, 7] < 0.4, 0.0, (r[:, 8] - 0.5) * math.pi)
+    if shape in THIN:  # half as wide as 0.8 to 6 pixels, and long
+        radius_x = config.width * (0.08 + 0.5 * r[:, 3])
+        radius_y = 0.8 * torch.exp(r[:, 4] * 2)
+        angle = torch.where(r[:, 7] < 0.4, math.pi / 2, r[:, 8] * math.pi)
     # the disparity must stay in range over the whole object
     reach = (steep.abs() * radius_x + tilt.abs() * radius_y).clamp(min=1e-3)
     shrink = (torch.minimum(a * 0.7, 0.3 * config.max_disparity * torch.ones_like(a)) / reach).clamp(max=1)
     return Surface(
         shape=shape,
         curved=curved,
+        pierced=pierced,
         a=a,
         b=steep * shrink,
         c=tilt * shrink,
@@ -186,9 +190,32 @@ def _surface(shape: str, curved: bool, columns: Tensor, config: SceneConfig) -> 
         y0=r[:, 6] * config.height,
         radius_x=radius_x,
         radius_y=radius_y,
-        angle=torch.where(r[:, 7] < 0.4, 0.0, (r[:, 8] - 0.5) * math.pi),
-        bend=torch.minimum(0.25 * radius_x, 0.3 * a) * (r[:, 9] * 2 - 0.7),
-        shape_numbers=r[:, 16:28],
+        angle=angle,
+        bend=torch.minimum(0.25 * torch.minimum(radius_x, radius_y), 0.3 * a) * (r[:, 9] * 2 - 0.7),
+        numbers=r[:, 16:],
+    )
+
+
+def _facade(r: Tensor, horizon: Tensor, far: Tensor, near: Tensor, sign: int, config: SceneConfig) -> Surface:
+    """A wall along the road, on the right (+1) or left (-1) side."""
+    r = r[..., None, None]
+    zero = torch.zeros_like(far)
+    x0 = config.width * (0.5 + 0.2 * (r[:, 0] - 0.5) + sign * 0.15 * r[:, 1])
+    slope = ((near * (0.3 + 0.6 * r[:, 2]) - far) / (config.width * 0.5)).clamp(0.01, 0.5)
+    return Surface(
+        shape="side",
+        curved=False,
+        pierced=False,
+        a=far,
+        b=sign * slope,
+        c=zero,
+        x0=x0,
+        y0=horizon,
+        radius_x=zero + config.width,
+        radius_y=0.2 + 2 * r[:, 3],  # its height over its distance from the vanishing point
+        angle=zero,
+        bend=zero,
+        numbers=r[:, 16:],
     )
 
 
@@ -200,6 +227,7 @@ def _background(r: Tensor, config: SceneConfig, far: Tensor, near: Tensor, road:
     wall = Surface(
         shape="all",
         curved=not road,
+        pierced=False,
         a=far,
         b=(r[:, 0] - 0.5) * far / config.width,
         c=(r[:, 1] - 0.5) * far / config.height,
@@ -209,7 +237,7 @@ def _background(r: Tensor, config: SceneConfig, far: Tensor, near: Tensor, road:
         radius_y=config.width * (0.2 + r[:, 3]),
         angle=zero,
         bend=0.15 * far * r[:, 4],
-        shape_numbers=torch.zeros(len(r), 12, 1, 1, device=r.device),
+        numbers=r[:, 16:],
     )
     horizon = config.height * (0.25 + 0.4 * r[:, 5])
     ground_height = config.height - horizon
@@ -218,6 +246,7 @@ def _background(r: Tensor, config: SceneConfig, far: Tensor, near: Tensor, road:
     ground = Surface(
         shape="below",
         curved=False,
+        pierced=False,
         a=far * 0.9 + slope * ground_height / 2,
         b=(r[:, 7] - 0.5) * 0.04,
         c=slope,
@@ -227,21 +256,21 @@ def _background(r: Tensor, config: SceneConfig, far: Tensor, near: Tensor, road:
         radius_y=ground_height / 2,
         angle=zero,
         bend=zero,
-        shape_numbers=wall.shape_numbers,
+        numbers=wall.numbers,
     )
     return [wall, ground]
 
 
 def _draw_surfaces(seed: int, batch: int, config: SceneConfig) -> tuple[list[Surface], Tensor]:
-    """The surfaces of a scene and uniform numbers for the appearance of each, (b, surfaces, 24)."""
+    """The surfaces of a scene and uniform numbers for the appearance of each, (b, surfaces, LOOK_NUMBERS)."""
     generator = torch.Generator().manual_seed(seed)
-    u = torch.rand(8, generator=generator)
-    road = bool(u[0] < config.road)
+    u = torch.rand(8, generator=generator).tolist()
+    road = u[0] < config.road
     least, most = config.surfaces
     count = least + int(u[1] * (most - least + 1))
-    numbers = torch.rand(batch, count + 1, 32, generator=generator)
-    kinds = torch.rand(count, 2, generator=generator)
-    look = torch.rand(batch, count + 2, 24, generator=generator)
+    numbers = torch.rand(batch, count + 3, SURFACE_NUMBERS, generator=generator)
+    kinds = torch.rand(count, 4, generator=generator).tolist()
+    look = torch.rand(batch, count + 4, LOOK_NUMBERS, generator=generator)
 
     first = numbers[:, 0]
     near = torch.exp(math.log(20) + first[:, 10] * (math.log(config.max_disparity * 0.9) - math.log(20)))
@@ -250,13 +279,21 @@ def _draw_surfaces(seed: int, batch: int, config: SceneConfig) -> tuple[list[Sur
     else:
         far = near * (0.08 + 0.55 * first[:, 11])
     surfaces = _background(first, config, far, near, road)
-    if not road and u[2] < 0.4:
+    if road:
+        horizon = surfaces[1].y0 - surfaces[1].radius_y
+        for side, sign in enumerate((1, -1)):
+            if u[3 + side] < 0.5:
+                distance = far[:, None, None], near[:, None, None]
+                surfaces.append(_facade(numbers[:, 1 + side], horizon, *distance, sign, config))
+    elif u[2] < 0.4:
         surfaces = surfaces[:1]
-    for k in range(count):
-        r = numbers[:, k + 1].clone()
+    for k, (which, curve, pierce, kind) in enumerate(kinds):
+        r = numbers[:, k + 3].clone()
         r[:, 0] = far + (near - far) * r[:, 0] ** (2.0 if road else 1.2)
-        shape = SHAPES[int(kinds[k, 0] * len(SHAPES))]
-        surfaces.append(_surface(shape, bool(kinds[k, 1] < 0.3), r, config))
+        family = THIN if which < config.thin else OPEN if which < config.thin + config.open else SOLID
+        shape = family[int(kind * len(family))]
+        pierced = family is SOLID and pierce < config.pierced / max(1 - config.thin - config.open, 1e-6)
+        surfaces.append(_surface(shape, curve < 0.3 and family is not THIN, pierced, r, config))
     return surfaces, look[:, : len(surfaces)]
 
 
@@ -278,19 +315,26 @@ def _see(surfaces: list[Surface], x: Tensor, y: Tensor, *, right: bool) -> _View
     best_x, best_dx, best_dy = x.clone(), torch.zeros_like(best), torch.zeros_like(best)
     winner = torch.zeros(shape, dtype=torch.long, device=x.device)
     for number, surface in enumerate(surfaces):
-        x_left = surface.left_of_right(x, y) if right else x
-        d, dx, dy = surface.disparity(x_left, y)
-        wins = surface.inside(x_left, y) & (d > best) & (d > 0.1)
-        best = torch.where(wins, d, best)
-        best_dx, best_dy = torch.where(wins, dx, best_dx), torch.where(wins, dy, best_dy)
+        rows = surface.rows(shape[1])
+        if rows.start == rows.stop:
+            continue
+        xs, ys, before = x[:, rows], y[:, rows], best[:, rows]
+        x_left = surface.left_of_right(xs, ys) if right else xs
+        d, dx, dy = surface.disparity(x_left, ys)
+        wins = surface.inside(x_left, ys) & (d > before) & (d > 0.1)
+        best[:, rows] = torch.where(wins, d, before)
+        best_dx[:, rows] = torch.where(wins, dx, best_dx[:, rows])
+        best_dy[:, rows] = torch.where(wins, dy, best_dy[:, rows])
         if right:
-            best_x = torch.where(wins, x_left, best_x)
-        winner.masked_fill_(wins, number)
+            best_x[:, rows] = torch.where(wins, x_left, best_x[:, rows])
+        winner[:, rows].masked_fill_(wins, number)
     return _View(best, best_x, y, best_dx, best_dy, winner)
 
 
-def _paint(view: _View, surfaces: list[Surface], look: Tensor, bank: TextureBank, config: SceneConfig) -> Tensor:
-    """Texture, tint and shading of the surface points."""
+def _paint(
+    view: _View, surfaces: list[Surface], look: Tensor, bank: TextureBank, config: SceneConfig, *, right: bool
+) -> Tensor:
+    """Texture, tint, shading, a shadow and, on glossy surfaces, a highlight, which moves between the views."""
     b, count, _ = look.shape
     texture = (look[..., 0] * len(bank)).long().clamp(max=len(bank) - 1)
     scale = torch.exp((look[..., 1] * 2 - 1) * 1.1) * 0.8  # texels a pixel at the surface's centre
@@ -303,11 +347,18 @@ def _paint(view: _View, surfaces: list[Surface], look: Tensor, bank: TextureBank
         look[..., 6] * 512, look[..., 7] * 512, contrast, bright,
         *(0.8 + 0.4 * look[..., 8 + k] for k in range(3)),
         (look[..., 11] - 0.5) * 0.03, (look[..., 12] - 0.5) * 0.03, look[..., 13] * 6.3, 0.4 * look[..., 14] ** 2,
+        (look[..., 15] - 0.5) * 0.2, (look[..., 16] - 0.5) * 0.2, (look[..., 17] - 0.5) * 6, 0.7 * look[..., 18] ** 2,
+        (look[..., 19] < config.glossy) * look[..., 20],
+        (look[..., 21] - 0.5) * 150 + (60 * (look[..., 22] - 0.5) if right else 0.0), (look[..., 23] - 0.5) * 150,
+        0.01 + 0.06 * look[..., 24],
         *(torch.cat([getattr(s, name)[:, :, 0] for s in surfaces], dim=1) for name in ("a", "x0", "y0")),
     ]  # fmt: skip
-    table = torch.stack(columns, -1).view(b * count, -1)
+    table = torch.stack(columns).view(len(columns), b * count)
     row = view.surface + torch.arange(b, device=look.device).view(b, 1, 1) * count
-    (index, cos, sin, size, u0, v0, gain, offset, r, g, bl, sx, sy, phase, shade, a, x0, y0) = table[row].unbind(-1)
+    (
+        index, cos, sin, size, u0, v0, gain, offset, r, g, bl, sx, sy, phase, shade,
+        cut_x, cut_y, cut, shadow, gloss, glow_x, glow_y, glow_size, a, x0, y0,
+    ) = table[:, row].unbind(0)  # fmt: skip
 
     # x / d and y / d are coordinates on the surface itself, so slanted textures shrink with distance as they should
     zoom = (a / view.disparity.clamp(min=0.1)).clamp(0.1, 10)
@@ -316,7 +367,25 @@ def _paint(view: _View, surfaces: list[Surface], look: Tensor, bank: TextureBank
     color = sample_bank(bank, index.long(), cos * p + sin * q + u0, cos * q - sin * p + v0, level)
     tint = torch.stack([r, g, bl], 1)
     light = 1 + shade * (sx * p + sy * q + phase).sin()
-    return (((color - 0.5) * gain[:, None] + 0.5 + offset[:, None]) * tint * light[:, None]).clamp(0, 1)
+    light = light * (1 - shadow * (cut_x * p + cut_y * q + cut).sigmoid())
+    glow = gloss * torch.exp(-((p - glow_x) * glow_size).square() - ((q - glow_y) * glow_size).square())
+    color = ((color - 0.5) * gain[:, None] + 0.5 + offset[:, None]) * tint * light[:, None] + glow[:, None]
+    return _soften_edges(color.clamp(0, 1), view.surface)
+
+
+def _soften_edges(color: Tensor, surface: Tensor) -> Tensor:
+    """Mixes the colours of pixels on both sides of an outline, as a pixel that covers both would."""
+    edge = torch.zeros_like(surface, dtype=torch.bool)
+    across = surface[:, :, 1:] != surface[:, :, :-1]
+    down = surface[:, 1:] != surface[:, :-1]
+    edge[:, :, 1:] |= across
+    edge[:, :, :-1] |= across
+    edge[:, 1:] |= down
+    edge[:, :-1] |= down
+    padded = F.pad(color, (1, 1, 1, 1), mode="replicate")
+    row = 0.25 * (padded[..., :-2] + padded[..., 2:]) + 0.5 * padded[..., 1:-1]
+    mixed = 0.25 * (row[..., :-2, :] + row[..., 2:, :]) + 0.5 * row[..., 1:-1, :]
+    return torch.where(edge[:, None], mixed, color)
 
 
 def _visible(d: Tensor, d_other: Tensor, slope: Tensor, sign: int) -> Tensor:
@@ -346,8 +415,8 @@ def render(seed: int, batch: int, bank: TextureBank, config: SceneConfig) -> Sce
     field = F.interpolate(coarse * amount, size=(config.height, config.width), mode="bicubic", align_corners=True)[:, 0]
     right = _see(surfaces, x, y + field, right=True)
     return SceneBatch(
-        left=_paint(left, surfaces, look, bank, config),
-        right=_paint(right, surfaces, look, bank, config),
+        left=_paint(left, surfaces, look, bank, config, right=False),
+        right=_paint(right, surfaces, look, bank, config, right=True),
         disparity=left.disparity[:, None],
         disparity_right=right.disparity[:, None],
         visible=_visible(left.disparity, right.disparity, left.slope_x, -1)[:, None],

@@ -57,7 +57,7 @@ def installed_photos() -> list[Path]:
     return found
 
 
-def make_bank(seed: int = 0, photo_crops: int = 6, drawn: int = 64) -> TextureBank:
+def make_bank(seed: int = 0, photo_crops: int = 8, drawn: int = 96) -> TextureBank:
     """Crops of every installed photo at several scales, and drawn textures.
 
     Args:

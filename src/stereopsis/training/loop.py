@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,21 +19,32 @@ from stereopsis.data.scenes import SceneBatch, render
 from stereopsis.data.textures import TextureBank, make_bank
 from stereopsis.matching.hitnet import HITNet
 from stereopsis.matching.losses import Truth, hitnet_loss
+from stereopsis.training.muon import Muon
 from stereopsis.training.recipes import Phase, Recipe
 
 logger = logging.getLogger(__name__)
 
 LOG_EVERY = 20
-SAVE_EVERY = 250
+SAVE_EVERY = 100
 AUGMENT_SEED = 2**32  # keeps the numbers of the camera apart from those of the scene
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then a cosine to a fiftieth of the peak."""
+def rate_share(recipe: Recipe, step: int) -> float:
+    """Share of the peak rate: a linear warm-up, then a cosine to a fiftieth."""
     if step < recipe.warmup:
-        return recipe.learning_rate * (step + 1) / recipe.warmup
+        return (step + 1) / recipe.warmup
     progress = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
-    return recipe.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(progress, 1))))
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
+
+
+def make_optimizers(recipe: Recipe, model: nn.Module) -> list[torch.optim.Optimizer]:
+    """Muon for the kernels, AdamW for the vectors."""
+    kernels = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    return [
+        Muon(kernels, lr=recipe.learning_rate, weight_decay=recipe.weight_decay),
+        torch.optim.AdamW(vectors, lr=recipe.vector_learning_rate, weight_decay=0),
+    ]
 
 
 class SceneStream:
@@ -69,7 +80,7 @@ def train(
 
     Args:
         model: trained in place.
-        out: folder for ``checkpoint.pt`` (model, optimiser, step) and ``log.jsonl``.
+        out: folder for ``checkpoint.pt`` (model, optimisers, step) and ``log.jsonl``.
         resume: go on from the folder's checkpoint; the run then equals one that was never interrupted.
         bank: textures, made anew where not given.
         progress: called with the step, their number and the latest means.
@@ -84,7 +95,8 @@ def train(
     checkpoint = out / "checkpoint.pt"
     bank = (bank or make_bank()).to(device)
     model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    optimizers = make_optimizers(recipe, model)
+    peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     first, seconds = 0, 0.0
     sums: dict[str, float] = {}
     means: dict[str, float] = {}
@@ -93,7 +105,8 @@ def train(
             raise FileNotFoundError(f"{checkpoint} does not exist, so there is nothing to resume; leave --resume out.")
         state = torch.load(checkpoint, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         first, seconds = state["step"], state["seconds"]
         means, sums = state.get("means", {}), state.get("sums", {})
     log_file = out / "log.jsonl"
@@ -104,9 +117,9 @@ def train(
     started = time.monotonic() - seconds
     for step in range(first, recipe.steps):
         torch.manual_seed(recipe.seed + step)  # of the sampled negatives
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, step)
-        means_of_step = _step(model, optimizer, recipe, recipe.phase_at(step).max_disparity, *stream(step))
+        for optimizer, peak in zip(optimizers, peaks, strict=True):
+            optimizer.param_groups[0]["lr"] = peak * rate_share(recipe, step)
+        means_of_step = _step(model, optimizers, recipe, recipe.phase_at(step).max_disparity, *stream(step))
         for name, value in means_of_step.items():
             sums[name] = sums.get(name, 0.0) + value / LOG_EVERY
         done = step + 1
@@ -120,7 +133,7 @@ def train(
         if done % SAVE_EVERY == 0 or done == recipe.steps:
             state = {
                 "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in optimizers],
                 "step": done,
                 "seconds": time.monotonic() - started,
                 "means": means,
@@ -134,7 +147,7 @@ def train(
 
 def _step(
     model: HITNet,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     recipe: Recipe,
     max_disparity: int,
     left: torch.Tensor,
@@ -145,11 +158,12 @@ def _step(
         stages = model.stages(2 * left - 1, 2 * right - 1, max_disparity)
     terms = hitnet_loss(stages, truth, recipe.loss)
     loss = torch.stack(list(terms.values())).sum()
-    optimizer.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
     if norm.isfinite() and loss.isfinite():
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
     else:
         logger.warning("step skipped: the loss or its gradient is not finite")
     epe = (stages.refined[-1][:, :1] - truth.disparity).abs()[truth.valid]
