@@ -70,6 +70,7 @@ def error_map(
     prediction: Float[Tensor, "*one h w"] | Float[np.ndarray, "*one h w"],
     truth: Float[Tensor, "*one h w"] | Float[np.ndarray, "*one h w"],
     valid: Bool[Tensor, "*one h w"] | Bool[np.ndarray, "*one h w"] | None = None,
+    noc: Bool[Tensor, "*one h w"] | Bool[np.ndarray, "*one h w"] | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """An RGB picture of the error of a disparity map, in the colours of the KITTI benchmark.
 
@@ -79,6 +80,7 @@ def error_map(
     Args:
         prediction, truth: disparity in pixels; a batch of 1, or no batch.
         valid: where the truth is known, the rest is black; by default where it is finite and positive.
+        noc: what both views see; the rest has half the brightness, as KITTI shows it.
 
     Raises:
         ValueError: more than one map, or shapes that differ.
@@ -96,7 +98,35 @@ def error_map(
     bounds = np.array([bound for bound, _ in ERROR_COLORS[:-1]])
     table = np.array([color for _, color in ERROR_COLORS], dtype=np.uint8)
     picture = table[np.searchsorted(bounds, error, side="right")]
+    if noc is not None:
+        occluded = ~_same_shape(_map(noc).astype(bool), target)
+        picture[occluded] //= 2
     picture[~mask] = INVALID_COLOR
+    return picture
+
+
+def thicken(
+    picture: UInt8[np.ndarray, "h w 3"], valid: Bool[Tensor, "*one h w"] | Bool[np.ndarray, "*one h w"]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A picture whose valid pixels also colour the invalid ones beside them, so that a sparse map can be seen.
+
+    Args:
+        picture: colours of a map, for example LiDAR points as KITTI shows them.
+        valid: which of its pixels are known.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    known = _map(valid).astype(bool)
+    if picture.shape[:2] != known.shape:
+        raise ValueError(f"The picture is {picture.shape[:2]} and its mask {known.shape}; they must have one shape.")
+    picture, height, width = picture.copy(), *known.shape
+    edged, colors = np.pad(known, 1), np.pad(picture, ((1, 1), (1, 1), (0, 0)))
+    for row, column in ((1, 0), (1, 2), (0, 1), (2, 1), (0, 0), (0, 2), (2, 0), (2, 2)):
+        window = slice(row, row + height), slice(column, column + width)
+        taken = edged[window] & ~known
+        picture[taken] = colors[window][taken]
+        known = known | taken
     return picture
 
 

@@ -7,11 +7,11 @@ from itertools import pairwise
 import pytest
 import torch
 
-from stereopsis.data.scenes import SceneConfig, render
+from stereopsis.data.scenes import SceneConfig
 from stereopsis.data.textures import make_bank
 from stereopsis.matching.hitnet import HITNet, HITNetConfig
 from stereopsis.training import loop
-from stereopsis.training.loop import SceneStream, rate_share, train
+from stereopsis.training.loop import rate_share, train
 from stereopsis.training.recipes import RECIPES, Phase, Recipe
 
 SCENE = SceneConfig(height=64, width=64, max_disparity=20.0, surfaces=(1, 2))
@@ -182,7 +182,93 @@ def test_bfloat16_training_runs_and_keeps_float32_weights(tmp_path, bank):
     assert means["loss"] < float("inf")
 
 
-# --- schedule and stream
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path, bank, whole_run):
+    recipe = replace(TINY, phases=TINY.phases[:1])
+    train(recipe, _network(), tmp_path, bank=bank)
+    with pytest.raises(ValueError, match="made with another learning_rate") as error:
+        train(replace(recipe, learning_rate=0.5), _network(), tmp_path, bank=bank, resume=True)
+    assert str(error.value).endswith(".")
+
+
+def test_curves_are_written_for_tensorboard(whole_run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(whole_run[0] / "tensorboard"))
+    events.Reload()
+    losses = [event.value for event in events.Scalars("training/loss")]
+    assert losses == pytest.approx([line["loss"] for line in _log(whole_run[0])], rel=1e-6)
+
+
+# --- the moving average
+
+
+def _averaged(folder, bank, cut=None):
+    recipe = replace(TINY, ema=0.8)
+    model = _network()
+    if cut is not None:
+        with pytest.raises(_PowerCutError):
+            train(recipe, model, folder, bank=bank, progress=_cut_after(cut))
+        model = HITNet(NETWORK)
+    train(recipe, model, folder, bank=bank, resume=cut is not None)
+    return model, torch.load(folder / "checkpoint.pt", weights_only=True)
+
+
+def test_the_model_ends_as_the_moving_average_of_its_course(tmp_path, bank):
+    model, state = _averaged(tmp_path / "whole", bank)
+    name = "features.stem.0.weight"
+    assert torch.equal(model.state_dict()[name], state["ema"][name])
+    assert not torch.equal(state["model"][name], state["ema"][name])
+    again, resumed = _averaged(tmp_path / "cut", bank, cut=5)
+    for key, value in state["ema"].items():
+        assert torch.equal(resumed["ema"][key], value), key
+        assert torch.equal(again.state_dict()[key], value), key
+
+
+# --- real pairs
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A manifest of two pairs."""
+    import cv2
+    import numpy as np
+
+    root = tmp_path_factory.mktemp("pairs")
+    (root / "stereo").mkdir()
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(2):
+        wide = cv2.resize(rng.integers(0, 255, (32, 48, 3), np.uint8), (106, 64))
+        cv2.imwrite(str(root / f"left{number}.png"), wide[:, :96])
+        cv2.imwrite(str(root / f"right{number}.png"), wide[:, 6:102])
+        cv2.imwrite(str(root / f"truth{number}.png"), np.full((64, 96), 6 * 256, np.uint16))
+        rows.append({"id": f"flat/{number}", "left": f"left{number}.png", "right": f"right{number}.png"})
+        rows[-1] |= {"disparity": f"truth{number}.png", "divide_by": 256}
+    (root / "stereo" / "manifest.json").write_text(json.dumps(rows))
+    return root / "stereo" / "manifest.json"
+
+
+def test_real_pairs_are_measured_and_drawn_as_the_run_goes_on(tmp_path, bank, measured, whole_run):
+    from PIL import Image
+
+    from stereopsis.evaluation.benchmarks import read_manifest
+
+    recipe = replace(TINY, evaluate_every=4)
+    model = _network()
+    train(recipe, model, tmp_path, bank=bank, evaluate=read_manifest(measured))
+    lines = [json.loads(line) for line in (tmp_path / "evaluation.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4, 8, 9]
+    assert all(line["epe"] > 0 for line in lines)
+    assert model.training
+    pictures = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert pictures == [f"{pair}-{step:07d}.png" for pair in range(2) for step in (4, 8, 9)]
+    with Image.open(tmp_path / "pictures" / pictures[0]) as picture:
+        assert picture.height == 64
+        assert picture.width > 3 * 96
+    assert _log(tmp_path) == _log(whole_run[0])  # measuring changes nothing
+
+
+# --- schedule
 
 
 def test_the_learning_rate_warms_up_and_falls_to_a_fiftieth():
@@ -215,33 +301,3 @@ def test_recipes_fit_the_network(name):
         assert phase.scene.width % 64 == 0
         assert phase.scene.max_disparity < phase.max_disparity
         assert phase.steps % 2 == 0  # a scene and its mirror image
-
-
-def test_two_steps_share_a_scene_and_its_mirror_image(bank):
-    stream = SceneStream(TINY, bank)
-    (left0, _, truth0), (_, right1, truth1), (left2, _, truth2) = (stream(step) for step in range(3))
-    assert left0.shape == right1.shape == (1, 3, 64, 64)
-    assert not torch.equal(truth0.disparity, truth1.disparity)
-    scenes = render(TINY.seed, 1, bank, SCENE)
-    assert torch.equal(scenes.disparity, truth0.disparity)
-    assert torch.equal(scenes.disparity_right.flip(-1), truth1.disparity)
-    assert torch.equal(scenes.mirrored().slant, truth1.slant)
-    assert torch.equal(scenes.mirrored().visible, truth1.visible)
-    assert not torch.equal(truth2.disparity, truth0.disparity)
-    assert not torch.equal(left2, left0)
-
-
-@pytest.mark.parametrize("step", range(9))
-def test_a_batch_depends_on_its_step_alone(bank, step):
-    """Whether the steps before it were run or not, at a change of phase in the middle of a scene's pair too."""
-    stream = SceneStream(TINY, bank)
-    for earlier in range(step):
-        stream(earlier)
-    left, right, truth = stream(step)
-    fresh_left, fresh_right, fresh_truth = SceneStream(TINY, bank)(step)
-    assert left.shape[0] == TINY.phase_at(step).batch
-    assert left.shape[3] == TINY.phase_at(step).scene.width
-    assert torch.equal(left, fresh_left)
-    assert torch.equal(right, fresh_right)
-    for name, value in vars(truth).items():
-        assert torch.equal(value, getattr(fresh_truth, name)), name

@@ -114,28 +114,34 @@ class Surface:
     bend: Tensor
     numbers: Tensor  # (b, NUMBERS + 4 HOLES, 1, 1)
 
-    def rows(self, height: int) -> slice:
-        """The image rows it may touch in any sample."""
+    def window(self, height: int, width: int, *, right: bool) -> tuple[slice, slice]:
+        """Rows and columns of a view that it may touch in any sample."""
         if self.shape in ("all", "below", "side"):
-            return slice(0, height)
-        reach = 2 * (self.angle.sin().abs() * self.radius_x + self.angle.cos().abs() * self.radius_y) + 2
-        first, last = (self.y0 - reach).min().item(), (self.y0 + reach).max().item()
-        return slice(min(max(int(first), 0), height), min(max(int(last) + 1, 0), height))
+            return slice(0, height), slice(0, width)
+        beyond = 1.7 if self.shape in ("blob", "polygon") else 1.05
+        cos, sin = self.angle.cos().abs(), self.angle.sin().abs()
+        reach_x = beyond * (cos * self.radius_x + sin * self.radius_y) + 1
+        reach_y = beyond * (sin * self.radius_x + cos * self.radius_y) + 2  # the right view's rows may be off by one
+        left, after = self.x0 - reach_x, self.x0 + reach_x
+        if right:
+            spread = self.b.abs() * reach_x + self.c.abs() * reach_y + self.bend.abs() * self.curved
+            left, after = left - self.a - spread, after - self.a + spread
+        return _span(self.y0 - reach_y, self.y0 + reach_y, height), _span(left, after, width)
 
-    def disparity(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """d, dd/dx and dd/dy at left-view coordinates."""
+    def disparity(self, x: Tensor, y: Tensor) -> Tensor:
+        """At left-view coordinates."""
         u, v = x - self.x0, y - self.y0
         d = self.a + self.b * u + self.c * v
         if not self.curved:
-            return d, self.b.expand_as(d), self.c.expand_as(d)
+            return d
+        return d + self.bend * (u * (1.5 / self.radius_x)).cos() * (v * (1.5 / self.radius_y)).cos()
+
+    def slope_x(self, x: Tensor, y: Tensor) -> Tensor:
+        """dd/dx at left-view coordinates."""
+        if not self.curved:
+            return self.b
         ku, kv = 1.5 / self.radius_x, 1.5 / self.radius_y
-        su, sv = (u * ku).sin(), (v * kv).sin()
-        cu, cv = (u * ku).cos(), (v * kv).cos()
-        return (
-            d + self.bend * cu * cv,
-            self.b - self.bend * ku * su * cv,
-            self.c - self.bend * kv * cu * sv,
-        )
+        return self.b - self.bend * ku * ((x - self.x0) * ku).sin() * ((y - self.y0) * kv).cos()
 
     def inside(self, x: Tensor, y: Tensor) -> Tensor:
         if self.shape == "all":
@@ -155,9 +161,13 @@ class Surface:
         """The left-view column of what a right pixel would see of this surface."""
         x = x_right + self.a
         for _ in range(4 if self.curved else 1):
-            d, slope, _ = self.disparity(x, y)
-            x = x - (x - d - x_right) / (1 - slope)
+            x = x - (x - self.disparity(x, y) - x_right) / (1 - self.slope_x(x, y))
         return x
+
+
+def _span(first: Tensor, last: Tensor, size: int) -> slice:
+    start = min(max(math.floor(first.min().item()), 0), size)
+    return slice(start, min(max(math.ceil(last.max().item()) + 1, start), size))
 
 
 def _surface(shape: str, curved: bool, pierced: bool, columns: Tensor, config: SceneConfig) -> Surface:
@@ -312,23 +322,40 @@ def _see(surfaces: list[Surface], x: Tensor, y: Tensor, *, right: bool) -> _View
     shape = torch.broadcast_shapes(x.shape, y.shape, surfaces[0].a.shape)
     x, y = x.expand(shape), y.expand(shape)
     best = torch.full(shape, -1.0, device=x.device)
-    best_x, best_dx, best_dy = x.clone(), torch.zeros_like(best), torch.zeros_like(best)
+    best_x = x.clone() if right else x
     winner = torch.zeros(shape, dtype=torch.long, device=x.device)
     for number, surface in enumerate(surfaces):
-        rows = surface.rows(shape[1])
-        if rows.start == rows.stop:
+        rows, columns = surface.window(*shape[1:], right=right)
+        if rows.start == rows.stop or columns.start == columns.stop:
             continue
-        xs, ys, before = x[:, rows], y[:, rows], best[:, rows]
-        x_left = surface.left_of_right(xs, ys) if right else xs
-        d, dx, dy = surface.disparity(x_left, ys)
-        wins = surface.inside(x_left, ys) & (d > before) & (d > 0.1)
-        best[:, rows] = torch.where(wins, d, before)
-        best_dx[:, rows] = torch.where(wins, dx, best_dx[:, rows])
-        best_dy[:, rows] = torch.where(wins, dy, best_dy[:, rows])
+        part = (slice(None), rows, columns)
+        x_left = surface.left_of_right(x[part], y[part]) if right else x[part]
+        d = surface.disparity(x_left, y[part])
+        wins = surface.inside(x_left, y[part]) & (d > best[part]) & (d > 0.1)
+        best[part] = torch.where(wins, d, best[part])
+        winner[part].masked_fill_(wins, number)
         if right:
-            best_x[:, rows] = torch.where(wins, x_left, best_x[:, rows])
-        winner[:, rows].masked_fill_(wins, number)
-    return _View(best, best_x, y, best_dx, best_dy, winner)
+            best_x[part] = torch.where(wins, x_left, best_x[part])
+    return _View(best, best_x, y, *_slopes(surfaces, winner, best_x, y), winner)
+
+
+def _gather(surfaces: list[Surface], winner: Tensor, *names: str) -> tuple[Tensor, ...]:
+    """Numbers of the surface that each pixel shows."""
+    table = torch.stack([torch.cat([getattr(s, name)[:, :, 0] for s in surfaces], dim=1) for name in names])
+    row = winner + torch.arange(len(winner), device=winner.device).view(-1, 1, 1) * len(surfaces)
+    return table.flatten(1)[:, row].unbind(0)
+
+
+def _slopes(surfaces: list[Surface], winner: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """dd/dx and dd/dy of the surfaces that the pixels show, at left-view coordinates."""
+    if not any(surface.curved for surface in surfaces):
+        b, c = _gather(surfaces, winner, "b", "c")
+        return b, c
+    flat = [surface if surface.curved else replace(surface, bend=torch.zeros_like(surface.a)) for surface in surfaces]
+    b, c, x0, y0, radius_x, radius_y, bend = _gather(flat, winner, "b", "c", "x0", "y0", "radius_x", "radius_y", "bend")
+    ku, kv = 1.5 / radius_x, 1.5 / radius_y
+    u, v = (x - x0) * ku, (y - y0) * kv
+    return b - bend * ku * u.sin() * v.cos(), c - bend * kv * v.sin() * u.cos()
 
 
 def _paint(

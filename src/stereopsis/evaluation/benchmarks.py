@@ -12,11 +12,15 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from stereopsis.evaluation.metrics import disparity_metrics
+from stereopsis.evaluation.protocols import Protocol, measure, summarise
 from stereopsis.io import read_disparity, read_image
+from stereopsis.io.maps import PICTURE_SUFFIXES, read_grey
 from stereopsis.matching.fill import fill_holes
+from stereopsis.types import Disparity
 
 METRICS = ("epe", "bad1", "bad2", "bad3", "d1", "density")
 REQUIRED = ("id", "left", "right", "disparity")
@@ -34,6 +38,9 @@ class BenchmarkPair:
         disparity: ground truth of the left view (PNG, PGM, PFM, NPY or NPZ); 0, NaN and infinite mean unknown.
         divide_by: what the values of the file are divided by to give pixels; None leaves it to
             :func:`~stereopsis.io.read_disparity`.
+        noc: what both views see: an 8-bit picture that is 255 there (Middlebury, ETH3D; or 1, in a picture of 0 and 1),
+            or a disparity file that is known there alone (KITTI's ``disp_noc``).
+        objects: KITTI's object map, an 8- or 16-bit picture that is 0 in the background.
     """
 
     id: str
@@ -41,14 +48,42 @@ class BenchmarkPair:
     right: Path
     disparity: Path
     divide_by: float | None = None
+    noc: Path | None = None
+    objects: Path | None = None
 
     @property
     def group(self) -> str:
         return self.id.split("/")[0]
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """One pair, matched and measured; what a report shows.
+
+    Attributes:
+        pair: where it came from.
+        left, right: images in [0, 1].
+        truth: disparity in pixels, 0 where not known.
+        known: where the truth is known.
+        noc: what both views see, where the manifest says it.
+        prediction: as it was measured, with holes filled if that was asked for.
+        row: its entry of ``per_pair``.
+    """
+
+    pair: BenchmarkPair
+    left: Float[Tensor, "1 3 h w"]
+    right: Float[Tensor, "1 3 h w"]
+    truth: Float[Tensor, "1 1 h w"]
+    known: Bool[Tensor, "1 1 h w"]
+    noc: Bool[Tensor, "1 1 h w"] | None
+    prediction: Disparity
+    row: dict[str, Any]
+
+
 def read_manifest(path: str | Path) -> list[BenchmarkPair]:
-    """The pairs of a JSON manifest: a list of objects with ``id, left, right, disparity`` and, optional, ``divide_by``.
+    """The pairs of a JSON manifest: a list of objects with ``id, left, right, disparity``.
+
+    Optional are ``divide_by``, ``noc`` and ``objects``; see :class:`BenchmarkPair`.
 
     Paths are relative to the folder above the manifest's own, so that several manifests share one tree.
 
@@ -75,6 +110,20 @@ def read_truth(pair: BenchmarkPair) -> tuple[Tensor, Tensor]:
     return truth[None], valid[None]
 
 
+def read_masks(pair: BenchmarkPair) -> tuple[Bool[Tensor, "1 1 h w"] | None, Bool[Tensor, "1 1 h w"] | None]:
+    """What both views see, and which pixels are foreground; None where the manifest does not say it.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or unreadable.
+    """
+    noc = foreground = None
+    if pair.noc is not None:
+        noc = _read_noc(pair.noc, pair.divide_by)[None, None]
+    if pair.objects is not None:
+        foreground = torch.from_numpy(read_grey(pair.objects)[0] > 0)[None, None]
+    return noc, foreground
+
+
 def evaluate_matching(
     model: nn.Module,
     pairs: Sequence[BenchmarkPair],
@@ -84,6 +133,8 @@ def evaluate_matching(
     fill: bool = False,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
+    protocol: Protocol | None = None,
+    observe: Callable[[Outcome], object] | None = None,
 ) -> dict[str, Any]:
     """Run a matcher over pairs and average over them, each pair with the same weight.
 
@@ -94,46 +145,74 @@ def evaluate_matching(
         fill: fill holes first (:func:`~stereopsis.matching.fill.fill_holes`), for comparison with dense methods.
         device: where the images go; the model must be there.
         progress: called after each pair with the number done, the number of all, and the pair's id.
+        protocol: also measure as a public table does.
+        observe: called after each pair with its maps, for example to draw them; on the CPU.
 
     Returns:
         ``{"model", "pairs", "mean", "groups", "per_pair"}``, ready for JSON: ``mean`` and each group hold
         :func:`~stereopsis.evaluation.metrics.disparity_metrics` averaged over pairs (groups with ``"pairs"``, their
         number); a row of ``per_pair`` has ``"id"``, the metrics and ``"seconds"``. A metric is None for a pair without
-        a valid prediction, and such a pair is left out of that mean.
+        a valid prediction, and such a pair is left out of that mean. With a protocol, each row of ``per_pair`` has
+        ``"protocol"``, as :func:`~stereopsis.evaluation.protocols.measure` returns it, and the whole has
+        ``"protocol"``: its name, title, source, note and rules, what
+        :func:`~stereopsis.evaluation.protocols.summarise` returns, and that for each group.
 
     Raises:
-        ValueError: there are no pairs, or a truth and its image differ in size.
+        ValueError: there are no pairs, or a truth or mask and its image differ in size.
     """
     if not pairs:
         raise ValueError("there are no pairs to evaluate; name a manifest that lists some.")
     rows = []
     for number, pair in enumerate(pairs, start=1):
-        rows.append(_evaluate_pair(model, pair, max_disparity, fill, device))
+        outcome = _evaluate_pair(model, pair, max_disparity, fill, device, protocol)
+        rows.append(outcome.row)
+        if observe is not None:
+            observe(outcome)
         if progress is not None:
             progress(number, len(pairs), pair.id)
     groups: dict[str, list[dict[str, Any]]] = {}
     for pair, row in zip(pairs, rows, strict=True):
         groups.setdefault(pair.group, []).append(row)
-    return {
+    result: dict[str, Any] = {
         "model": name or type(model).__name__,
         "pairs": len(pairs),
         "mean": _mean(rows),
         "groups": {group: {"pairs": len(members), **_mean(members)} for group, members in groups.items()},
         "per_pair": rows,
     }
+    if protocol is not None:
+        result["protocol"] = {
+            **{key: getattr(protocol, key) for key in ("name", "title", "source", "note", "gaps", "average")},
+            **summarise(protocol, [row["protocol"] for row in rows]),
+            "groups": {
+                group: summarise(protocol, [row["protocol"] for row in members]) for group, members in groups.items()
+            },
+        }
+    return result
 
 
 @torch.inference_mode()
 def _evaluate_pair(
-    model: nn.Module, pair: BenchmarkPair, max_disparity: int | None, fill: bool, device: torch.device | str
-) -> dict[str, Any]:
+    model: nn.Module,
+    pair: BenchmarkPair,
+    max_disparity: int | None,
+    fill: bool,
+    device: torch.device | str,
+    protocol: Protocol | None,
+) -> Outcome:
     left, right = (read_image(path)[None].to(device) for path in (pair.left, pair.right))
     truth, known = read_truth(pair)
-    if truth.shape[-2:] != left.shape[-2:]:
-        raise ValueError(
-            f"{pair.disparity} is {truth.shape[-1]}x{truth.shape[-2]} but {pair.left} is "
-            f"{left.shape[-1]}x{left.shape[-2]}; the truth must have the size of the left image."
-        )
+    noc, foreground = read_masks(pair)
+    for what, file, values in (
+        ("truth", pair.disparity, truth),
+        ("noc mask", pair.noc, noc),
+        ("object map", pair.objects, foreground),
+    ):
+        if values is not None and values.shape[-2:] != left.shape[-2:]:
+            raise ValueError(
+                f"{file} is {values.shape[-1]}x{values.shape[-2]} but {pair.left} is "
+                f"{left.shape[-1]}x{left.shape[-2]}; the {what} must have the size of the left image."
+            )
     limit = {} if max_disparity is None else {"max_disparity": max_disparity}
     start = time.perf_counter()
     prediction = model(left, right, **limit).to("cpu")  # the copy also waits for a GPU
@@ -142,7 +221,19 @@ def _evaluate_pair(
         prediction = fill_holes(prediction)
     metrics = disparity_metrics(prediction.disparity, truth, known, prediction.valid)
     finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
-    return {"id": pair.id, **finite, "seconds": round(seconds, 4)}
+    row: dict[str, Any] = {"id": pair.id, **finite, "seconds": round(seconds, 4)}
+    if protocol is not None:
+        row["protocol"] = measure(protocol, prediction, truth, known, noc, foreground)
+    return Outcome(pair, left.cpu(), right.cpu(), truth, known, noc, prediction, row)
+
+
+def _read_noc(path: Path, divide_by: float | None) -> Bool[Tensor, "h w"]:
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        codes, bits, _ = read_grey(path)
+        if bits == 8:
+            # Middlebury and ETH3D: 255 seen by both, 128 occluded, 0 not known.
+            return torch.from_numpy(codes == (255 if codes.max() > 1 else 1))
+    return read_disparity(path, divide_by)[1][0]
 
 
 def _mean(rows: Iterable[dict[str, Any]]) -> dict[str, float | None]:
@@ -161,6 +252,7 @@ def _pair(manifest: Path, root: Path, number: int, row: Any) -> BenchmarkPair:
             f"pair {number} of {manifest} lacks {', '.join(missing)}; each pair needs {', '.join(REQUIRED)}."
         )
     files = {key: root / row[key] for key in ("left", "right", "disparity")}
+    files |= {key: root / row[key] for key in ("noc", "objects") if row.get(key) is not None}
     for key, file in files.items():
         if not file.is_file():
             raise FileNotFoundError(

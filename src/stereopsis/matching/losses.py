@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from stereopsis.matching.hitnet import PLANE, HITNetStages, TileMatch
 from stereopsis.ops.tile_match import TILE, matching_cost, subpixel_cost, tile_match
+from stereopsis.ops.tile_warp import warp_rows
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,14 @@ class Truth:
         valid: where the disparity is known.
         slant: dx and dy of the disparity; see :func:`fit_slant`.
         visible: where the right view sees the pixel too; only there has initialisation something to match.
+        slant_valid: where the slant is known; None means wherever the disparity is.
     """
 
     disparity: Float[Tensor, "b 1 h w"]
     valid: Bool[Tensor, "b 1 h w"]
     slant: Float[Tensor, "b 2 h w"]
     visible: Bool[Tensor, "b 1 h w"]
+    slant_valid: Bool[Tensor, "b 1 h w"] | None = None
 
 
 @dataclass(frozen=True)
@@ -148,15 +151,17 @@ def _mean(value: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, value, 0.0).sum() / mask.sum().clamp(min=1)
 
 
-def _sample(truth: Truth, step: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Disparity, slant and mask at the pixel right of and below the middle of each step x step block."""
+def _sample(truth: Truth, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Disparity, slant and the mask of each at the pixel right of and below the middle of each step x step block."""
     middle = slice(step // 2, None, step)
     valid = truth.valid[..., middle, middle]
+    slanted = valid if truth.slant_valid is None else valid & truth.slant_valid[..., middle, middle]
     # NaN or inf may stand where nothing is known, and no later mask stops their gradients
     return (
         torch.where(valid, truth.disparity[..., middle, middle], 0.0),
-        torch.where(valid, truth.slant[..., middle, middle], 0.0),
+        torch.where(slanted, truth.slant[..., middle, middle], 0.0),
         valid,
+        slanted,
     )
 
 
@@ -183,12 +188,12 @@ def hitnet_loss(stages: HITNetStages, truth: Truth, config: HITNetLossConfig) ->
     def geometry(hypothesis: Tensor, w: Tensor | None, tile: int, scale: int, truncation: float) -> None:
         step = scale if config.per_scale else 1
         unit = step  # of the thresholds, in pixels of full resolution
-        d_truth, slant_truth, valid = _sample(truth, step)
+        d_truth, slant_truth, valid, slanted = _sample(truth, step)
         d, slant = _at_samples(hypothesis[:, :PLANE], tile, scale, step)
         error = (d_truth - d).abs() / unit
         loss = robust_loss(error.clamp(max=truncation), config.alpha, config.c)
         terms["propagation"].append(_mean(loss, valid))
-        close = valid & (error.detach() < config.slant_threshold)
+        close = slanted & (error.detach() < config.slant_threshold)
         terms["slant"].append(_mean((slant_truth - slant).abs().sum(1, keepdim=True), close))
         if w is not None:
             n = d.shape[2] // w.shape[2]
@@ -208,3 +213,60 @@ def hitnet_loss(stages: HITNetStages, truth: Truth, config: HITNetLossConfig) ->
     totals = {name: torch.stack(values).sum() for name, values in terms.items()}
     totals["initialization"] = config.initialization_weight * totals["initialization"]
     return totals
+
+
+def view_loss(
+    left: Float[Tensor, "b c h w"],
+    right: Float[Tensor, "b c h w"],
+    disparity: Float[Tensor, "b 1 h w"],
+    disparity_right: Float[Tensor, "b 1 h w"],
+) -> dict[str, Tensor]:
+    """Losses without ground truth (Godard et al., CVPR 2017): each view from the other, and the two maps agree.
+
+    Counted where the maps agree within a pixel and 5 %, because the other view does not show the rest.
+
+    Args:
+        left, right: images in [0, 1].
+        disparity, disparity_right: of each view, both positive.
+
+    Returns:
+        ``photometric`` (0.85 structural dissimilarity and 0.15 L1), ``smoothness`` (away from image edges) and
+        ``consistency``, scalars, weighted 1, 0.1 and 0.1.
+    """
+    column = torch.arange(left.shape[-1], device=left.device, dtype=disparity.dtype)
+    photometric, smoothness, consistency = [], [], []
+    for own, other, d, d_other, sign in (
+        (left, right, disparity, disparity_right, -1),
+        (right, left, disparity_right, disparity, 1),
+    ):
+        at = column + sign * d
+        difference = (warp_rows(d_other.detach(), at.detach()) - d).abs()
+        inside = (at.detach() >= 0) & (at.detach() <= len(column) - 1)
+        agrees = inside & (difference.detach() < 1 + 0.05 * d.detach().abs())
+        made = warp_rows(other, at)
+        error = 0.15 * (made - own).abs().mean(1, keepdim=True) + 0.85 * _dissimilarity(made, own)
+        photometric.append(_mean(error, agrees))
+        consistency.append(_mean(difference, agrees))
+        for axis in (2, 3):
+            texture = own.diff(dim=axis).abs().mean(1, keepdim=True)
+            smoothness.append((d.diff(dim=axis).abs() * (-10 * texture).exp()).mean())
+    return {
+        "photometric": torch.stack(photometric).mean(),
+        "smoothness": 0.1 * torch.stack(smoothness).mean(),
+        "consistency": 0.1 * torch.stack(consistency).mean(),
+    }
+
+
+def _dissimilarity(a: Tensor, b: Tensor) -> Tensor:
+    """(1 - SSIM) / 2 over 3 x 3 windows, mean of the channels; 0 where equal, at most 1."""
+
+    def mean(values: Tensor) -> Tensor:
+        return F.avg_pool2d(F.pad(values, (1, 1, 1, 1), mode="replicate"), 3, 1)
+
+    mean_a, mean_b = mean(a), mean(b)
+    variance_a, variance_b = mean(a * a) - mean_a.square(), mean(b * b) - mean_b.square()
+    covariance = mean(a * b) - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    ssim = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
+    ssim = ssim / ((mean_a.square() + mean_b.square() + c1) * (variance_a + variance_b + c2))
+    return ((1 - ssim) / 2).clamp(0, 1).mean(1, keepdim=True)

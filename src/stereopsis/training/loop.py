@@ -1,32 +1,33 @@
-"""The training loop: scenes in, a checkpoint out, resumable at any step."""
+"""The training loop: batches in, a checkpoint out, resumable at any step, on one device or many."""
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import nn
-from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from stereopsis.data.augment import augment
-from stereopsis.data.scenes import SceneBatch, render
 from stereopsis.data.textures import TextureBank, make_bank
-from stereopsis.matching.hitnet import HITNet
-from stereopsis.matching.losses import Truth, hitnet_loss
+from stereopsis.evaluation.benchmarks import BenchmarkPair
+from stereopsis.io.atomic import atomic_write
+from stereopsis.training.monitor import Monitor
 from stereopsis.training.muon import Muon
-from stereopsis.training.recipes import Phase, Recipe
+from stereopsis.training.objectives import make_objective
+from stereopsis.training.recipes import Recipe
+from stereopsis.training.streams import PairStream, SceneStream, Stream
 
 logger = logging.getLogger(__name__)
 
 LOG_EVERY = 20
 SAVE_EVERY = 100
-AUGMENT_SEED = 2**32  # keeps the numbers of the camera apart from those of the scene
 
 
 def rate_share(recipe: Recipe, step: int) -> float:
@@ -47,42 +48,30 @@ def make_optimizers(recipe: Recipe, model: nn.Module) -> list[torch.optim.Optimi
     ]
 
 
-class SceneStream:
-    """The batch of any step; a scene is rendered once and serves two steps, the second time in the mirror."""
-
-    def __init__(self, recipe: Recipe, bank: TextureBank) -> None:
-        self.recipe, self.bank = recipe, bank
-        self._rendered: SceneBatch | None = None
-        self._phase: Phase | None = None
-
-    def __call__(self, step: int) -> tuple[torch.Tensor, torch.Tensor, Truth]:
-        recipe, phase = self.recipe, self.recipe.phase_at(step)
-        seed = recipe.seed + 2 * (step // 2)
-        if self._rendered is None or self._rendered.seed != seed or self._phase != phase:
-            self._rendered, self._phase = render(seed, phase.batch, self.bank, phase.scene), phase
-        scenes = self._rendered.mirrored() if step % 2 else self._rendered
-        left, right = augment(scenes.left, scenes.right, AUGMENT_SEED + recipe.seed + step, phase.augment)
-        valid = torch.ones_like(scenes.visible)
-        return left, right, Truth(scenes.disparity, valid, scenes.slant, scenes.visible)
-
-
 def train(
     recipe: Recipe,
-    model: HITNet,
+    model: nn.Module,
     out: Path,
     *,
     device: torch.device | str = "cpu",
     resume: bool = False,
     bank: TextureBank | None = None,
+    pairs: Any = None,
+    evaluate: Sequence[BenchmarkPair] = (),
     progress: Callable[[int, int, dict[str, float]], None] | None = None,
 ) -> dict[str, float]:
     """Runs a recipe.
 
+    Under ``accelerate launch`` every process takes its own scenes and gradients are averaged.
+
     Args:
         model: trained in place.
-        out: folder for ``checkpoint.pt`` (model, optimisers, step) and ``log.jsonl``.
+        out: folder for ``checkpoint.pt`` (model, optimisers, step) and what :class:`Monitor` writes.
+        device: "cpu", or anything else for the accelerator that this process has.
         resume: go on from the folder's checkpoint; the run then equals one that was never interrupted.
-        bank: textures, made anew where not given.
+        bank: textures of the scenes, made anew where not given.
+        pairs: trained on in place of scenes (:class:`PairStream`).
+        evaluate: measured on every ``recipe.evaluate_every`` steps and at the end.
         progress: called with the step, their number and the latest means.
 
     Returns:
@@ -90,90 +79,112 @@ def train(
 
     Raises:
         FileNotFoundError: resume is asked for and there is no checkpoint.
+        ValueError: the checkpoint was made by another recipe.
     """
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.pt"
-    bank = (bank or make_bank()).to(device)
-    model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    accelerator = Accelerator(cpu=str(device) == "cpu", mixed_precision="no")
+    model.to(accelerator.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizers = make_optimizers(recipe, model)
-    peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None
     first, seconds = 0, 0.0
     sums: dict[str, float] = {}
     means: dict[str, float] = {}
     if resume:
-        if not checkpoint.is_file():
-            raise FileNotFoundError(f"{checkpoint} does not exist, so there is nothing to resume; leave --resume out.")
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        state = _read_checkpoint(checkpoint, recipe, accelerator.device)
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        first, seconds = state["step"], state["seconds"]
-        means, sums = state.get("means", {}), state.get("sums", {})
-    log_file = out / "log.jsonl"
-    lines = log_file.read_text().splitlines(keepends=True) if log_file.is_file() else []
-    log_file.write_text("".join(lines[: first // LOG_EVERY]))  # what came after the checkpoint is done again
+        if average is not None:
+            average.module.load_state_dict(state["ema"])
+            average.n_averaged.fill_(state["step"])
+        first, seconds, means, sums = (state[key] for key in ("step", "seconds", "means", "sums"))
+    objective, *prepared = accelerator.prepare(make_objective(model, recipe), *optimizers)
+    peaks = [recipe.learning_rate, recipe.vector_learning_rate]
+    monitor = Monitor(out, first // LOG_EVERY, evaluate) if accelerator.is_main_process else None
 
-    stream = SceneStream(recipe, bank)
+    stream: Stream
+    if pairs is None:
+        stream = SceneStream(recipe, (bank or make_bank()).to(accelerator.device))
+    else:
+        stream = PairStream(recipe, pairs, accelerator.device)
+    rank, ranks = accelerator.process_index, accelerator.num_processes
     started = time.monotonic() - seconds
     for step in range(first, recipe.steps):
-        torch.manual_seed(recipe.seed + step)  # of the sampled negatives
+        torch.manual_seed(recipe.seed + step * ranks + rank)  # of the sampled negatives
+        share = rate_share(recipe, step)
         for optimizer, peak in zip(optimizers, peaks, strict=True):
-            optimizer.param_groups[0]["lr"] = peak * rate_share(recipe, step)
-        means_of_step = _step(model, optimizers, recipe, recipe.phase_at(step).max_disparity, *stream(step))
-        for name, value in means_of_step.items():
+            optimizer.param_groups[0]["lr"] = peak * share
+        batch = stream(step, rank, ranks)
+        values = _step(accelerator, objective, prepared, recipe, batch, recipe.phase_at(step).max_disparity)
+        if average is not None:
+            average.update_parameters(model)
+        for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + value / LOG_EVERY
         done = step + 1
+        seconds = time.monotonic() - started
         if done % LOG_EVERY == 0:
             means, sums = sums, {}
-            seconds = time.monotonic() - started
-            with log_file.open("a") as log:
-                log.write(json.dumps({"step": done, "seconds": round(seconds, 1), **means}) + "\n")
-            if progress is not None:
+            if monitor is not None:
+                monitor.log(done, seconds, means, recipe.learning_rate * share)
+            if progress is not None and accelerator.is_main_process:
                 progress(done, recipe.steps, means)
+        if monitor is None:
+            continue
         if done % SAVE_EVERY == 0 or done == recipe.steps:
             state = {
                 "model": model.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer in optimizers],
                 "step": done,
-                "seconds": time.monotonic() - started,
+                "seconds": seconds,
                 "means": means,
                 "sums": sums,
                 "recipe": asdict(recipe),
             }
-            torch.save(state, checkpoint.with_suffix(".partial"))
-            checkpoint.with_suffix(".partial").replace(checkpoint)
+            if average is not None:
+                state["ema"] = average.module.state_dict()
+            with atomic_write(checkpoint) as partial:
+                torch.save(state, partial)
+        if evaluate and (done % recipe.evaluate_every == 0 or done == recipe.steps):
+            monitor.evaluate(done, model if average is None else average.module)
+    if average is not None:
+        model.load_state_dict(average.module.state_dict())
+    if monitor is not None:
+        monitor.close()
     return means
 
 
+def _read_checkpoint(path: Path, recipe: Recipe, device: torch.device) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist, so there is nothing to resume; leave --resume out.")
+    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    wanted, made = asdict(recipe), state["recipe"]
+    for key in wanted:
+        if wanted[key] != made.get(key):
+            raise ValueError(
+                f"{path} was made with another {key} ({made.get(key)}, not {wanted[key]}); resume with the same recipe "
+                "and options, or start in another folder."
+            )
+    return state
+
+
 def _step(
-    model: HITNet,
+    accelerator: Accelerator,
+    objective: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
     recipe: Recipe,
+    batch: Any,
     max_disparity: int,
-    left: torch.Tensor,
-    right: torch.Tensor,
-    truth: Truth,
 ) -> dict[str, float]:
-    with torch.autocast(left.device.type, torch.bfloat16, enabled=recipe.bf16):
-        stages = model.stages(2 * left - 1, 2 * right - 1, max_disparity)
-    terms = hitnet_loss(stages, truth, recipe.loss)
+    terms, watched = objective(batch, max_disparity)
     loss = torch.stack(list(terms.values())).sum()
-    model.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+    objective.zero_grad(set_to_none=True)
+    accelerator.backward(loss)
+    norm = nn.utils.clip_grad_norm_(objective.parameters(), recipe.clip)
     if norm.isfinite() and loss.isfinite():
         for optimizer in optimizers:
             optimizer.step()
     else:
         logger.warning("step skipped: the loss or its gradient is not finite")
-    epe = (stages.refined[-1][:, :1] - truth.disparity).abs()[truth.valid]
-    values = {name: term.item() for name, term in terms.items()}
-    tiles = F.max_pool2d(torch.where(truth.visible, truth.disparity, -1.0), 4)
-    matched = (stages.initial[-1][:, :1] - tiles).abs()[tiles > 0]
-    return values | {
-        "loss": loss.item(),
-        "epe": epe.mean().item(),
-        "bad3": 100 * (epe > 3).float().mean().item(),
-        "matched": 100 * (matched <= 1).float().mean().item(),
-        "gradient": norm.item(),
-    }
+    values = {**terms, "loss": loss, **watched, "gradient": norm}
+    return {name: value.item() for name, value in values.items()}

@@ -51,7 +51,7 @@ class Muon(torch.optim.Optimizer):
                 raise ValueError("Muon takes weights of two and more dimensions; give vectors to AdamW.")
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         if closure is not None:
             raise ValueError("Muon takes no closure.")
         for group in self.param_groups:

@@ -15,7 +15,12 @@ from stereopsis.zoo.weights import ModelCard, save_weights
 
 
 def publish(
-    checkpoint: str | Path, path: str | Path, *, metrics: Mapping[str, Any] | None = None, notes: str = ""
+    checkpoint: str | Path,
+    path: str | Path,
+    *,
+    metrics: Mapping[str, Any] | None = None,
+    notes: str = "",
+    data: str = "",
 ) -> ModelCard:
     """Writes the weights of a checkpoint of :func:`~stereopsis.training.loop.train` as fp16 safetensors.
 
@@ -24,6 +29,7 @@ def publish(
         path: the safetensors file.
         metrics: what was measured on it, for the card.
         notes: how far it is from the paper, for the card.
+        data: what it was trained on; the procedural scenes where not given.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
@@ -41,7 +47,8 @@ def publish(
         config=entry.config_dict(),
         model=entry.name,
         recipe=recipe,
-        data=(
+        data=data
+        or (
             "procedural scenes (stereopsis.data.scenes) with drawn textures and photos under CC0, public domain or "
             f"CC BY from the scikit-image and scikit-learn wheels: {photos}"
         ),
@@ -51,5 +58,5 @@ def publish(
         licence=entry.licence,
         notes=notes,
     )
-    save_weights(path, state["model"], card, storage="float16")
+    save_weights(path, state.get("ema", state["model"]), card, storage="float16")
     return card

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
 
 from stereopsis.data.augment import AugmentConfig
 from stereopsis.data.scenes import SceneConfig
@@ -40,6 +43,8 @@ class Recipe:
         warmup: steps to these peaks; from there a cosine down to a fiftieth.
         clip: largest gradient norm.
         bf16: convolutions in bfloat16.
+        ema: decay of the weights' moving average, which is then what is published; 0 for none.
+        evaluate_every: steps between measurements on real pairs, where some are given.
         seed: of the first scene and of the initial weights; a run sees every scene once, and its mirror image.
     """
 
@@ -52,6 +57,8 @@ class Recipe:
     warmup: int = 200
     clip: float = 1.0
     bf16: bool = True
+    ema: float = 0.0
+    evaluate_every: int = 500
     seed: int = 1_000_000
     loss: HITNetLossConfig = field(
         default_factory=lambda: HITNetLossConfig(
@@ -73,6 +80,46 @@ class Recipe:
         raise ValueError(f"step {step} lies beyond the {self.steps} steps of {self.name}.")
 
 
+def override(recipe: Recipe, words: Sequence[str]) -> Recipe:
+    """A recipe with other numbers: pairs of a name and a value, e.g. ``learning_rate 0.01 phases.0.steps 100``.
+
+    Raises:
+        ValueError: a name without a value, an unknown name, or a value of another type.
+    """
+    if len(words) % 2:
+        raise ValueError(f"{words[-1]!r} has no value; write a name and a value, e.g. learning_rate 0.01.")
+    for name, text in zip(words[::2], words[1::2], strict=True):
+        recipe = _with(recipe, name.split("."), text, name)
+    return recipe
+
+
+def _with(node: Any, path: list[str], text: str, name: str) -> Any:
+    if not path:
+        try:
+            value = type(node)(text) if isinstance(node, str) else ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+        if isinstance(node, float) and type(value) is int:
+            value = float(value)
+        if type(value) is not type(node) or is_dataclass(node):
+            raise ValueError(f"{name} is {text!r}; give a value like {node!r}.")
+        return value
+    key, *rest = path
+    if isinstance(node, tuple) and key.isdecimal() and int(key) < len(node):
+        return tuple(_with(part, rest, text, name) if k == int(key) else part for k, part in enumerate(node))
+    if is_dataclass(node) and not isinstance(node, type) and key in {field.name for field in fields(node)}:
+        return replace(node, **{key: _with(getattr(node, key), rest, text, name)})
+    known = [field.name for field in fields(node)] if is_dataclass(node) else []
+    hint = (
+        f"choose one of {', '.join(known)}"
+        if known
+        else f"it goes from 0 to {len(node) - 1}"
+        if isinstance(node, tuple)
+        else "it has no parts"
+    )
+    raise ValueError(f"there is no {key!r} in {name}; {hint}.")
+
+
 # exposure differs more between real cameras than the augmentation's defaults say
 _CAMERAS = AugmentConfig(brightness=0.4, contrast=0.3, asymmetric=0.1)
 
@@ -88,11 +135,30 @@ RECIPES = {
                 Phase(2300, 2, 144, SceneConfig(256, 512, max_disparity=140, surfaces=(8, 24)), _CAMERAS),
             ),
         ),
+        # for --pairs: a user's own pairs, with ground truth or without, from a shipped weight
+        Recipe(
+            name="hitnet.finetune",
+            model="hitnet.scenes",
+            phases=(Phase(1000, 2, 192, SceneConfig(256, 512)),),
+            learning_rate=1e-3,
+            vector_learning_rate=1e-4,
+            warmup=50,
+            ema=0.99,
+        ),
+        Recipe(
+            name="hitnet.adapt",
+            model="hitnet.scenes",
+            phases=(Phase(400, 1, 192, SceneConfig(256, 512), AugmentConfig(0.1, 0.1, 0.0, 0.0, 0.0, 0.0, 0.0)),),
+            learning_rate=2e-4,
+            vector_learning_rate=2e-5,
+            warmup=50,
+            ema=0.99,
+        ),
         Recipe(
             name="hitnet.smoke",
             model="hitnet.scenes",
-            phases=(Phase(60, 1, 48, SceneConfig(height=64, width=128, max_disparity=40, surfaces=(2, 4))),),
-            warmup=10,
+            phases=(Phase(200, 1, 48, SceneConfig(height=64, width=128, max_disparity=40, surfaces=(2, 4))),),
+            warmup=20,
         ),
     )
 }

@@ -1,0 +1,59 @@
+"""What a step of training makes smaller, as modules: a network with its losses around it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stereopsis.matching.hitnet import HITNet
+from stereopsis.matching.losses import hitnet_loss, view_loss
+from stereopsis.training.recipes import Recipe
+from stereopsis.training.streams import Batch
+
+Terms = dict[str, Tensor]
+
+
+class HITNetObjective(nn.Module):
+    """The losses of HITNet's paper (section 4) where there is a truth; of the views alone otherwise."""
+
+    def __init__(self, model: HITNet, recipe: Recipe) -> None:
+        super().__init__()
+        self.model, self.recipe = model, recipe
+
+    def forward(self, batch: Batch, max_disparity: int) -> tuple[Terms, Terms]:
+        """The weighted terms, whose sum is the loss, and what is only watched."""
+        left, right = 2 * batch.left - 1, 2 * batch.right - 1
+        with torch.autocast(left.device.type, torch.bfloat16, enabled=self.recipe.bf16):
+            stages = self.model.stages(left, right, max_disparity)
+            if batch.truth is None:
+                mirror = self.model.stages(right.flip(-1), left.flip(-1), max_disparity)
+        found = stages.refined[-1][:, :1]
+        if batch.truth is None:
+            return view_loss(
+                batch.left,
+                batch.right,
+                found,
+                mirror.refined[-1][:, :1].flip(-1),
+            ), {"disparity": found.detach().mean()}
+        truth = batch.truth
+        terms = hitnet_loss(stages, truth, self.recipe.loss)
+        error = (found.detach() - truth.disparity).abs()[truth.valid]
+        tiles = F.max_pool2d(torch.where(truth.visible & truth.valid, truth.disparity, -1.0), 4)
+        matched = (stages.initial[-1][:, :1] - tiles).abs()[tiles > 0]
+        return terms, {
+            "epe": error.mean(),
+            "bad3": 100 * (error > 3).float().mean(),
+            "matched": 100 * (matched <= 1).float().mean(),
+        }
+
+
+def make_objective(model: nn.Module, recipe: Recipe) -> nn.Module:
+    """The objective of a model's family.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if isinstance(model, HITNet):
+        return HITNetObjective(model, recipe)
+    raise ValueError(f"The recipe {recipe.name} trains {recipe.model}, which the loop cannot; it trains HITNet.")
