@@ -214,15 +214,26 @@ def test_a_batch_is_its_samples_one_by_one():
     torch.testing.assert_close(both.confidence, torch.cat([a.confidence for a in alone]), rtol=0, atol=1e-3)
 
 
-def test_padding_does_not_move_the_image():
-    """The crop of a padded map is where the image was: a view and its zero-padded self agree away from the border."""
-    model = _network()
+@pytest.mark.parametrize("padding", ["edge", "grey"])
+def test_padding_does_not_move_the_image(padding):
+    """The crop of a padded map is where the image was: a view and its padded self agree."""
+    model = _network(replace(SMALL, padding=padding))
     left, right = _pair(1, 3, 50, 100)
-    grey = [F.pad(view - 0.5, (0, 28, 0, 14)) + 0.5 for view in (left, right)]  # mid-grey is 0 inside
+    if padding == "grey":
+        views = [F.pad(view - 0.5, (0, 28, 0, 14)) + 0.5 for view in (left, right)]  # mid-grey is 0 inside
+        inner = (..., slice(50), slice(100))
+    else:
+        views = [F.pad(view, (28, 0, 0, 14), "replicate") for view in (left, right)]
+        inner = (..., slice(50), slice(28, None))
     with torch.inference_mode():
-        found, padded = model(left, right), model(*grey)
-    torch.testing.assert_close(found.disparity, padded.disparity[..., :50, :100], rtol=0, atol=1e-3)
-    torch.testing.assert_close(found.confidence, padded.confidence[..., :50, :100], rtol=0, atol=1e-3)
+        found, padded = model(left, right), model(*views)
+    torch.testing.assert_close(found.disparity, padded.disparity[inner], rtol=0, atol=1e-3)
+    torch.testing.assert_close(found.confidence, padded.confidence[inner], rtol=0, atol=1e-3)
+
+
+def test_only_the_authors_weights_see_a_grey_border():
+    assert ETH3D.padding == "grey"
+    assert {config.padding for config in (MULTI_SCALE, SF, L, XL)} == {"edge"}
 
 
 # --- numerics

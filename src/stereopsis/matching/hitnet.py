@@ -25,8 +25,8 @@ field of :class:`HITNetConfig` says so where one may choose:
   whole one at the first;
 * the last three steps (section 3.4, end) take left features only and do not warp.
 
-Our own deviation: sizes are padded to a multiple of 64 (multi-scale) or 16 (single-scale), where the authors pad the
-latter to 4.
+Our own deviations: sizes are padded to a multiple of 64 (multi-scale) or 16 (single-scale), where the authors pad the
+latter to 4; and ``padding`` continues the image, where the authors' grey border spoils the last columns.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ class HITNetConfig:
         refine_channels, refine_dilations: of the three last steps, on 4 x 4, 2 x 2 and 1 x 1 tiles.
         winner: which hypothesis of a tile survives (see the module's list).
         split_steps: offset of a child tile's centre at the refinement's splits 4 to 2 and 2 to 1, in pixels.
+        padding: to a whole number of tiles. "grey", the authors', adds grey on the right and below; "edge" repeats the
+            outermost pixels on the left, where nothing has a match anyway, and below.
     """
 
     in_channels: int = 3
@@ -76,6 +78,7 @@ class HITNetConfig:
     refine_dilations: tuple[tuple[int, ...], ...] = ((1, 3, 1, 1), (1, 3, 1, 1), (1, 1))
     winner: Literal["highest", "lowest"] = "highest"
     split_steps: tuple[float, float] = (1.0, 0.5)
+    padding: Literal["edge", "grey"] = "edge"
 
     @property
     def scales(self) -> int:
@@ -353,15 +356,18 @@ class HITNet(nn.Module):
             raise ValueError(f"max_disparity is {max_disparity}; it must be at least 1 pixel.")
         height, width = left.shape[-2:]
         multiple = self.config.size_multiple
-        pad = (0, -width % multiple, 0, -height % multiple)
-        left, right = (F.pad(2 * self._channels(view) - 1, pad) for view in (left, right))
+        wide, high = -width % multiple, -height % multiple
+        grey = self.config.padding == "grey"
+        pad, mode = ((0, wide, 0, high), "constant") if grey else ((wide, 0, 0, high), "replicate")
+        inner = (..., slice(height), slice(width) if grey else slice(wide, None))
+        left, right = (F.pad(2 * self._channels(view) - 1, pad, mode) for view in (left, right))
         with torch.autocast(left.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32):
             stages = self.stages(left, right, max_disparity)
-        disparity = stages.refined[-1][:, :1, :height, :width]
+        disparity = stages.refined[-1][:, :1][inner]
         valid = disparity.isfinite()
         disparity = torch.where(valid, disparity.clamp(min=0), 0.0)
         _, w = stages.selected[-1]
-        confidence = self._confidence(F.interpolate(w, scale_factor=TILE, mode="nearest")[..., :height, :width])
+        confidence = self._confidence(F.interpolate(w, scale_factor=TILE, mode="nearest")[inner])
         return Disparity(disparity, valid, torch.where(valid & confidence.isfinite(), confidence, 0.0))
 
     def _channels(self, image: Tensor) -> Tensor:
@@ -385,7 +391,7 @@ L = replace(SF, feature_channels=(32, 40, 48, 56, 64), refine_channels=(32, 32, 
 XL = replace(L, refine_channels=(64, 64, 64))
 # the sixth scale's channels are inferred: 72 continues the others and gives the supplement's 1.62 M parameters
 MIDDLEBURY = replace(L, max_disparity=400, multi_scale=True, feature_channels=(32, 40, 48, 56, 64, 72))
-ETH3D = HITNetConfig(in_channels=1, max_disparity=128, winner="lowest", split_steps=(0.5, 0.5))
+ETH3D = HITNetConfig(in_channels=1, max_disparity=128, winner="lowest", split_steps=(0.5, 0.5), padding="grey")
 
 
 def _register(name: str, config: HITNetConfig, description: str, **options: Any) -> None:
