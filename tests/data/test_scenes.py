@@ -278,3 +278,25 @@ def test_the_claims_hold_for_thousands_of_scenes(drawn_bank):
     assert errors.median() < 0.005
     assert (errors < 0.03).float().mean() > 0.999
     assert torch.cat(agreement).float().mean() > 0.995
+
+
+def test_fog_takes_contrast_from_what_is_far(drawn_bank):
+    clear, foggy = (render(9, 4, drawn_bank, replace(CONFIG, fog=chance)) for chance in (0.0, 1.0))
+    assert torch.equal(clear.disparity, foggy.disparity)
+    change = (clear.left - foggy.left).abs().mean(1, keepdim=True)
+    far = clear.disparity < clear.disparity.median()
+    assert change[far].mean() > 1.5 * change[~far].mean()
+    assert _reconstruction(foggy).mean() < 0.01
+
+
+def test_depth_is_that_of_the_rig(drawn_bank):
+    from stereopsis import geometry
+    from stereopsis.types import Disparity
+
+    scene = render(11, 2, drawn_bank, CONFIG)
+    for sample in range(2):
+        rig = scene.calibration(sample)
+        d = scene.disparity[sample : sample + 1]
+        depth = geometry.disparity_to_depth(Disparity(d, torch.ones_like(d).bool(), torch.ones_like(d)), rig)
+        torch.testing.assert_close(depth.depth, scene.depth[sample : sample + 1], rtol=1e-5, atol=0)
+    assert (scene.depth > 0).all()

@@ -6,20 +6,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stereopsis.data.augment import AugmentConfig
+from stereopsis.data.augment import NO_EFFECTS
 from stereopsis.data.scenes import SceneConfig, render
 from stereopsis.data.textures import make_bank
 from stereopsis.training.recipes import Phase, Recipe
 from stereopsis.training.streams import PairStream, SceneStream, visible_by_truth
 
 SCENE = SceneConfig(height=64, width=64, max_disparity=20.0, surfaces=(1, 2))
-STILL = AugmentConfig(0, 0, 0, 0, 0, 0, 0)
 TINY = Recipe(
     name="tiny",
     model="hitnet.scenes",
     phases=(Phase(5, 1, 24, SCENE), Phase(4, 2, 32, replace(SCENE, width=128, max_disparity=28.0))),
 )
-PAIRS = replace(TINY, phases=(Phase(20, 2, 24, replace(SCENE, height=32), STILL),))
+PAIRS = replace(TINY, phases=(Phase(20, 2, 24, replace(SCENE, height=32), NO_EFFECTS),))
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,11 @@
-"""What cameras do to a pair: exposure, colour, blur and noise, on both views alike and on each alone."""
+"""What cameras do to a pair: exposure, colour, blur, noise and more, on both views alike and on each alone."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 
+import cv2
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -21,6 +23,10 @@ class AugmentConfig:
         blur: largest standard deviation of a Gaussian blur on both views, pixels.
         occluder: chance that a patch of the right view is replaced by another one (HITNet, supplement).
         grey: chance that a sample loses its colour.
+        vignette: largest loss of light in the corners.
+        motion: chance that both views are smeared along one direction, by up to 6 pixels.
+        jpeg: chance that both views went through JPEG, at a quality between 30 and 95.
+        dirt: chance that blurred specks lie on one of the lenses.
     """
 
     brightness: float = 0.25
@@ -30,6 +36,13 @@ class AugmentConfig:
     blur: float = 0.9
     occluder: float = 0.3
     grey: float = 0.15
+    vignette: float = 0.3
+    motion: float = 0.1
+    jpeg: float = 0.25
+    dirt: float = 0.1
+
+
+NO_EFFECTS = AugmentConfig(**dict.fromkeys((field.name for field in fields(AugmentConfig)), 0.0))
 
 
 def _blur(image: Tensor, sigma: Tensor) -> Tensor:
@@ -42,6 +55,35 @@ def _blur(image: Tensor, sigma: Tensor) -> Tensor:
     flat = F.pad(image.reshape(1, b * c, h, w), (2, 2, 2, 2), mode="replicate")
     flat = F.conv2d(F.conv2d(flat, kernel, groups=b * c), kernel.transpose(2, 3), groups=b * c)
     return flat.view(b, c, h, w)
+
+
+def _smear(view: Tensor, length: float, angle: float) -> Tensor:
+    """Motion blur: the mean of five views moved along a line, (c, h, w)."""
+    steps = torch.linspace(-0.5, 0.5, 5) * length
+    dx, dy = (steps * math.cos(angle)).round().int().tolist(), (steps * math.sin(angle)).round().int().tolist()
+    moved = F.pad(view[None], (4, 4, 4, 4), mode="replicate")[0]
+    _, h, w = view.shape
+    parts = [moved[:, 4 + y : 4 + y + h, 4 + x : 4 + x + w] for x, y in zip(dx, dy, strict=True)]
+    return torch.stack(parts).mean(0)
+
+
+def _jpeg(view: Tensor, quality: int) -> Tensor:
+    """What JPEG leaves of a view, (3, h, w)."""
+    pixels = (view.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    _, stored = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    back = torch.from_numpy(cv2.imdecode(stored, cv2.IMREAD_COLOR)).to(view.device)
+    return back.permute(2, 0, 1).to(view.dtype) / 255
+
+
+def _specks(view: Tensor, generator: torch.Generator) -> Tensor:
+    """Darkens soft round spots, (c, h, w)."""
+    _, h, w = view.shape
+    y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+    light = torch.ones(h, w)
+    for cx, cy, radius, depth in torch.rand(4, 4, generator=generator).tolist():
+        distance = (x - cx * w).square() + (y - cy * h).square()
+        light *= 1 - 0.7 * depth * torch.exp(-distance / (2 * (2 + 0.06 * w * radius) ** 2))
+    return view * light.to(view.device)
 
 
 def augment(
@@ -62,6 +104,10 @@ def augment(
     gain, contrast = around_one(config.brightness), around_one(config.contrast)
     sigma = config.blur * draw(b)
     noise = config.noise * draw(b, 1, 1, 1) ** 2
+    # one lens model on both sides: what differs between them is dust and gain
+    x, y = torch.linspace(-1, 1, w, device=device), torch.linspace(-1, 1, h, device=device)[:, None]
+    shade = 1 - config.vignette * draw(b, 1, 1, 1) * (x.square() + y.square()) / 2
+    luck = torch.rand(b, 6, generator=generator).tolist()
     views = []
     for view in (left, right):
         view = _blur(view, sigma * (0.9 + 0.2 * draw(b)))
@@ -69,12 +115,20 @@ def augment(
         view = grey + (view - grey) * saturation
         side = config.asymmetric
         view = (view - 0.5) * contrast * around_one(side) + 0.5
-        view = (view * gain * around_one(side) * around_one(side / 2, 3)).clamp(1e-4, 1)
+        view = (view * shade * gain * around_one(side) * around_one(side / 2, 3)).clamp(1e-4, 1)
         view = view ** around_one(side)
         rough = torch.randn(view.shape, generator=generator).to(device)
         views.append((view + rough * noise).clamp(0, 1))
     left, right = views
     right = right.clone()
+    for sample, (motion, length, angle, jpeg, quality, dirt) in enumerate(luck):
+        for number, view in enumerate((left, right)):
+            if motion < config.motion:
+                view[sample] = _smear(view[sample], 1 + 5 * length, angle * math.pi)
+            if dirt < config.dirt and (dirt < config.dirt / 2) == bool(number):
+                view[sample] = _specks(view[sample], generator)
+            if jpeg < config.jpeg:
+                view[sample] = _jpeg(view[sample], int(30 + 65 * quality))
     for sample in range(b):
         p = torch.rand(7, generator=generator).tolist()
         if p[0] > config.occluder:

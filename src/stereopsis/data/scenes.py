@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from stereopsis.calibration import StereoCalibration
 from stereopsis.data.shapes import HOLES, NUMBERS, OPEN, SOLID, THIN, holes, inside
 from stereopsis.data.textures import TextureBank, sample_bank
 
@@ -39,6 +40,7 @@ class SceneConfig:
         smooth: chance that a surface has almost no contrast.
         open, thin, pierced: chances that an object is a grating, wheel, frame and the like; a pole or wire; has holes.
         glossy: chance that a surface shows a highlight that stands elsewhere in the right view.
+        fog: chance that the air takes contrast from what is far.
     """
 
     height: int = 256
@@ -52,6 +54,7 @@ class SceneConfig:
     thin: float = 0.15
     pierced: float = 0.2
     glossy: float = 0.15
+    fog: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class SceneBatch:
         disparity, disparity_right: of the two views, everywhere known.
         visible, visible_right: where the other view sees the same point.
         slant: dx and dy of the left disparity.
+        focal, baseline: of the rig, in pixels and metres, each (b,).
         seed: of this batch.
     """
 
@@ -74,7 +78,22 @@ class SceneBatch:
     visible_right: Bool[Tensor, "b 1 h w"]
     slant: Float[Tensor, "b 2 h w"]
     slant_right: Float[Tensor, "b 2 h w"]
+    focal: Float[Tensor, " b"]
+    baseline: Float[Tensor, " b"]
     seed: int
+
+    @property
+    def depth(self) -> Float[Tensor, "b 1 h w"]:
+        """Metres along the optical axis, of the left view."""
+        return (self.focal * self.baseline).view(-1, 1, 1, 1) / self.disparity
+
+    def calibration(self, sample: int) -> StereoCalibration:
+        """The rig of one sample; its principal point is the view's centre."""
+        height, width = self.left.shape[-2:]
+        focal, cx = self.focal[sample].item(), (width - 1) / 2
+        return StereoCalibration(
+            focal, focal, cx, (height - 1) / 2, cx, self.baseline[sample].item(), width=width, height=height
+        )
 
     def mirrored(self) -> SceneBatch:
         """The scene in a mirror: the flipped right view becomes the left one."""
@@ -441,9 +460,21 @@ def render(seed: int, batch: int, bank: TextureBank, config: SceneConfig) -> Sce
     amount = torch.rand(batch, 1, 1, 1, generator=generator).to(device) ** 2
     field = F.interpolate(coarse * amount, size=(config.height, config.width), mode="bicubic", align_corners=True)[:, 0]
     right = _see(surfaces, x, y + field, right=True)
+    # of the rig and the air; drawn last, so that it does not change what stands in the scene
+    focal, baseline, foggy, thick, grey = torch.rand(5, batch, generator=torch.Generator().manual_seed(seed + 2))
+    air = (foggy < config.fog) * (0.5 + 4 * thick.square())
+    color = (0.5 + 0.5 * grey).view(-1, 1, 1, 1).to(device)
+
+    def picture(view: _View, *, right: bool) -> Tensor:
+        painted = _paint(view, surfaces, look, bank, config, right=right)
+        if not air.any():
+            return painted
+        clear = torch.exp(-air.view(-1, 1, 1, 1).to(device) / view.disparity[:, None].clamp(min=0.1))
+        return color + (painted - color) * clear
+
     return SceneBatch(
-        left=_paint(left, surfaces, look, bank, config, right=False),
-        right=_paint(right, surfaces, look, bank, config, right=True),
+        left=picture(left, right=False),
+        right=picture(right, right=True),
         disparity=left.disparity[:, None],
         disparity_right=right.disparity[:, None],
         visible=_visible(left.disparity, right.disparity, left.slope_x, -1)[:, None],
@@ -451,5 +482,7 @@ def render(seed: int, batch: int, bank: TextureBank, config: SceneConfig) -> Sce
         slant=torch.stack([left.slope_x, left.slope_y], 1),
         # along the right view's columns the same surface has another slope
         slant_right=torch.stack([right.slope_x / (1 - right.slope_x), right.slope_y / (1 - right.slope_x)], 1),
+        focal=(config.width * (0.6 + focal)).to(device),
+        baseline=(0.05 * torch.exp(2.5 * baseline)).to(device),
         seed=seed,
     )

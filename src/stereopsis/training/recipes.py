@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
-from stereopsis.data.augment import AugmentConfig
+from stereopsis.data.augment import NO_EFFECTS, AugmentConfig
 from stereopsis.data.scenes import SceneConfig
 from stereopsis.matching.losses import HITNetLossConfig
 
@@ -148,7 +148,7 @@ RECIPES = {
         Recipe(
             name="hitnet.adapt",
             model="hitnet.scenes",
-            phases=(Phase(400, 1, 192, SceneConfig(256, 512), AugmentConfig(0.1, 0.1, 0.0, 0.0, 0.0, 0.0, 0.0)),),
+            phases=(Phase(400, 1, 192, SceneConfig(256, 512), NO_EFFECTS),),
             learning_rate=2e-4,
             vector_learning_rate=2e-5,
             warmup=50,
