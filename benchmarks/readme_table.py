@@ -1,7 +1,9 @@
-"""Write the README's accuracy table from ``benchmarks/results/matching_*.json``, between two marker lines.
+"""Write the accuracy tables from ``benchmarks/results/matching_*.json``, each between two marker lines of a document.
+
+The README gets the mean over all pairs, docs/training.md that of each data set.
 
 Each of those files is what ``stereopsis evaluate matching --data MANIFEST --model NAME [--fill] --out FILE`` wrote.
-``--check`` writes nothing and exits with 1 where the README differs.
+``--check`` writes nothing and exits with 1 where a document differs.
 """
 
 from __future__ import annotations
@@ -10,9 +12,17 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+# A data set is the groups whose names begin so.
+DATA_SETS = {
+    "KITTI": ("kitti",),
+    "Middlebury": ("mb", "tsukuba"),
+    "Aloe": ("aloe",),
+    "FlyingThings3D": ("sttr",),
+}
 START, END = "<!-- matching table: benchmarks/readme_table.py -->", "<!-- end of matching table -->"
 COLUMNS = {"epe": "EPE px", "bad1": "bad-1 %", "bad2": "bad-2 %", "bad3": "bad-3 %", "d1": "D1 %"}
 
@@ -43,15 +53,35 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", f"Mean over {results[0]['pairs']} real and rendered pairs: {groups}."])
 
 
-def insert(readme: str, text: str) -> str:
-    """The README with ``text`` between the markers.
+def group_table(results: list[dict[str, Any]]) -> str:
+    """EPE, bad-2 and bad-3 of each data set in Markdown."""
+    sets: dict[str, list[int]] = {name: [] for name in DATA_SETS}
+    for index, row in enumerate(results[0]["per_pair"]):
+        group = row["id"].split("/")[0]
+        name = next(name for name, starts in DATA_SETS.items() if group.startswith(starts))
+        sets[name].append(index)
+    lines = [
+        f"| EPE px / bad-2 % / bad-3 % | {' | '.join(f'{name} ({len(pairs)})' for name, pairs in sets.items())} |",
+        f"|---|{'--:|' * len(sets)}",
+    ]
+    for result in results:
+        cells = []
+        for pairs in sets.values():
+            rows = [result["per_pair"][index] for index in pairs]
+            cells.append(" / ".join(f"{fmean(row[key] for row in rows):.2f}" for key in ("epe", "bad2", "bad3")))
+        lines.append(f"| `{result['model']}`{', holes filled' if result['fill'] else ''} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def insert(document: str, text: str) -> str:
+    """The document with ``text`` between the markers.
 
     Raises:
         ValueError: a marker is missing.
     """
-    if START not in readme or END not in readme:
-        raise ValueError(f"the README lacks the line {START!r} or {END!r}; put both back.")
-    before, rest = readme.split(START, 1)
+    if START not in document or END not in document:
+        raise ValueError(f"the document lacks the line {START!r} or {END!r}; put both back.")
+    before, rest = document.split(START, 1)
     return f"{before}{START}\n{text}\n{END}{rest.split(END, 1)[1]}"
 
 
@@ -60,13 +90,15 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     results = read_results(ROOT / "benchmarks" / "results")
-    path = ROOT / "README.md"
-    old = path.read_text(encoding="utf-8")
-    new = insert(old, table(results)) if results else old
-    if check:
-        return int(new != old)
-    path.write_text(new, encoding="utf-8")
-    return 0
+    differs = False
+    for name, make in (("README.md", table), ("docs/training.md", group_table)):
+        path = ROOT / name
+        old = path.read_text(encoding="utf-8")
+        new = insert(old, make(results)) if results else old
+        differs |= new != old
+        if not check:
+            path.write_text(new, encoding="utf-8")
+    return int(check and differs)
 
 
 if __name__ == "__main__":

@@ -152,3 +152,25 @@ def test_train(short_recipe, tmp_path, capsys):
     assert main(["train", "short", "--out", str(out)]) == 2
     assert "add --resume to go on" in capsys.readouterr().err
     assert main(["train", "short", "--out", str(out), "--resume"]) == 0
+    assert main(["train", "short", "warmup", "3", "--out", str(out), "--resume"]) == 2
+    assert "made with another warmup" in capsys.readouterr().err
+
+
+def test_train_on_pairs_from_a_shipped_weight(short_recipe, manifest, tmp_path, capsys):
+    """A folder without ground truth, measured on a manifest at the end."""
+    from stereopsis.zoo.weights import read_card
+
+    folder = tmp_path / "pairs"
+    for side in ("left", "right"):
+        (folder / side).mkdir(parents=True)
+        source = next(manifest.parent.parent.rglob(f"*{side}*.png"))
+        (folder / side / "0.png").write_bytes(source.read_bytes())
+    out = tmp_path / "run"
+    words = ["train", "short", "phases.0.steps", "2", "--initial", "hitnet.scenes", "--pairs", str(folder)]
+    assert main([*words, "--evaluate", str(manifest), "--out", str(out), "--json"]) == 0
+    assert json.loads((out / "evaluation.jsonl").read_text().splitlines()[-1])["step"] == 2
+    card = read_card(out / "short.safetensors")
+    assert card.data == "the user's own pairs (folder, 1 of them)"
+    assert card.notes == "Started from hitnet.scenes."
+    assert main(["train", "short", "--out", str(tmp_path / "new"), "--pairs", str(folder), "--dataset", "moon"]) == 2
+    assert "must be one of" in capsys.readouterr().err

@@ -64,6 +64,8 @@ def test_the_table_is_that_of_the_results():
     results = script.read_results(ROOT / "benchmarks/results")
     assert results
     assert script.insert(README, script.table(results)) == README, "run python benchmarks/readme_table.py"
+    training = (ROOT / "docs/training.md").read_text(encoding="utf-8")
+    assert script.insert(training, script.group_table(results)) == training, "run python benchmarks/readme_table.py"
 
 
 def test_the_table_refuses_results_of_different_pairs(tmp_path):

@@ -17,6 +17,7 @@ from stereopsis.matching.losses import (
     hitnet_loss,
     initialization_loss,
     robust_loss,
+    view_loss,
 )
 
 PAPER = HITNetLossConfig()
@@ -529,3 +530,51 @@ def test_losses_decrease_over_50_steps_on_one_scene(scene):
             assert after < 0.8 * before, f"{name} went from {before:.2f} to {after:.2f}"
     assert end[-1] < 0.6 * start[-1]
     assert F.relu(end).equal(end)
+
+
+# --- without ground truth
+
+
+def _seen_twice(d=6.0, width=96):
+    """A smooth random view and the same d pixels on, with their disparities."""
+    wide = F.interpolate(
+        torch.rand(1, 3, 12, 28, generator=torch.Generator().manual_seed(0)), size=(48, width + int(d)), mode="bicubic"
+    ).clamp(0, 1)
+    disparity = torch.full((1, 1, 48, width), d)
+    return wide[..., :width], wide[..., int(d) :], disparity
+
+
+def test_views_made_from_each_other_by_the_truth_cost_nothing():
+    left, right, d = _seen_twice()
+    terms = view_loss(left, right, d, d)
+    assert {name: term.item() for name, term in terms.items()} == pytest.approx(
+        {"photometric": 0, "smoothness": 0, "consistency": 0},
+        abs=1e-3,  # windows at the sides see beyond
+    )
+
+
+@pytest.mark.parametrize("offset", [-1.5, -0.5, 0.5, 1.5])
+def test_a_wrong_disparity_costs_and_its_gradient_leads_back(offset):
+    left, right, d = _seen_twice()
+    found = (d + offset).requires_grad_()
+    terms = view_loss(left, right, found, found)
+    assert terms["photometric"] > 1e-3
+    terms["photometric"].backward()
+    assert found.grad.mean().sign() == (1 if offset > 0 else -1)
+
+
+def test_what_the_maps_disagree_on_is_not_counted():
+    left, right, d = _seen_twice()
+    wrong = d.clone()
+    wrong[..., 20:40, 30:60] = 20  # the right map knows nothing of it
+    assert view_loss(left, right, wrong, d)["photometric"] < 0.02
+    assert view_loss(left, right, wrong, d)["smoothness"] > 0
+
+
+def test_unknown_slants_are_not_learnt():
+    stages, truth = _stages(), _truth(_plane(64, 128, 32.3, 0.0, 0.0))
+    strange = replace(truth, slant=torch.full_like(truth.slant, torch.nan), slant_valid=torch.zeros_like(truth.valid))
+    config = HITNetLossConfig()
+    terms, known = hitnet_loss(stages, strange, config), hitnet_loss(stages, truth, config)
+    assert terms["slant"] == 0
+    assert terms["propagation"] == known["propagation"]

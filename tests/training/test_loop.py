@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from stereopsis.data.scenes import SceneConfig
 from stereopsis.data.textures import make_bank
@@ -266,6 +267,33 @@ def test_real_pairs_are_measured_and_drawn_as_the_run_goes_on(tmp_path, bank, me
         assert picture.height == 64
         assert picture.width > 3 * 96
     assert _log(tmp_path) == _log(whole_run[0])  # measuring changes nothing
+
+
+class _Pair:
+    """A plane at 6 pixels with its images, or the images alone."""
+
+    noc = None
+
+    def __init__(self, known):
+        generator = torch.Generator().manual_seed(0)
+        wide = F.interpolate(torch.rand(1, 3, 24, 40, generator=generator), (96, 166), mode="bicubic").clamp(0, 1)[0]
+        self.left, self.right = wide[..., :160], wide[..., 6:]
+        self.disparity = torch.full((1, 96, 160), 6.0) if known else None
+        self.valid = torch.ones(1, 96, 160, dtype=torch.bool) if known else None
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_pairs_take_the_place_of_scenes(tmp_path, known):
+    """With their truth, or by comparing the views with each other."""
+    recipe = replace(TINY, phases=TINY.phases[:1])
+    model = _network()
+    before = model.refine[2].update.weight.clone()
+    train(recipe, model, tmp_path, pairs=[_Pair(known)])
+    terms = set(_log(tmp_path)[-1])
+    assert ("photometric" in terms) != known
+    assert ("propagation" in terms) == known
+    assert all(line["loss"] < 1e4 for line in _log(tmp_path))
+    assert not torch.equal(model.refine[2].update.weight, before)
 
 
 # --- schedule

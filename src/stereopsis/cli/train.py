@@ -98,7 +98,7 @@ def train(
         )
     weights = out / f"{recipe}.safetensors"
     notes = "" if initial is None else f"Started from {Path(initial).name}."
-    data = "" if pairs is None else f"{len(trained_on or ())} pairs of the user's own ({dataset})"
+    data = "" if pairs is None else f"the user's own pairs ({dataset}, {len(trained_on or ())} of them)"
     publish(checkpoint, weights, notes=notes, data=data)
     if json:
         show_json({"recipe": recipe, "steps": plan.steps, "out": str(weights), "means": means})
