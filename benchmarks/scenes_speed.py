@@ -25,7 +25,7 @@ from stereopsis.memory import keep_large_blocks
 from stereopsis.training.loop import train
 from stereopsis.training.recipes import Phase, Recipe
 
-SCENE = SceneConfig(320, 640, max_disparity=200, surfaces=(6, 20))
+SCENE = SceneConfig(320, 640)
 _bank = None
 
 

@@ -50,11 +50,17 @@ def _blur(image: Tensor, sigma: Tensor) -> Tensor:
     offset = torch.arange(-2, 3, device=image.device, dtype=image.dtype)
     taps = torch.exp(-offset.square() / (2 * sigma.clamp(min=0.05).view(-1, 1).square()))
     taps = taps / taps.sum(1, keepdim=True)
-    b, c, h, w = image.shape
-    kernel = taps.repeat_interleave(c, 0).view(b * c, 1, 1, 5)
-    flat = F.pad(image.reshape(1, b * c, h, w), (2, 2, 2, 2), mode="replicate")
-    flat = F.conv2d(F.conv2d(flat, kernel, groups=b * c), kernel.transpose(2, 3), groups=b * c)
-    return flat.view(b, c, h, w)
+    h, w = image.shape[-2:]
+    padded = F.pad(image, (2, 2, 2, 2), mode="replicate")
+    outer, inner, middle = taps[:, :3].reshape(-1, 3, 1, 1, 1).unbind(1)
+    # sums of moved copies: grouped convolutions of so few channels take several times as long
+    row = middle * padded[..., 2 : 2 + w]
+    row += inner * (padded[..., 1 : 1 + w] + padded[..., 3 : 3 + w])
+    row += outer * (padded[..., :w] + padded[..., 4 : 4 + w])
+    both = middle * row[..., 2 : 2 + h, :]
+    both += inner * (row[..., 1 : 1 + h, :] + row[..., 3 : 3 + h, :])
+    both += outer * (row[..., :h, :] + row[..., 4 : 4 + h, :])
+    return both
 
 
 def _smear(view: Tensor, length: float, angle: float) -> Tensor:
@@ -105,8 +111,8 @@ def augment(
     sigma = config.blur * draw(b)
     noise = config.noise * draw(b, 1, 1, 1) ** 2
     # one lens model on both sides: what differs between them is dust and gain
-    x, y = torch.linspace(-1, 1, w, device=device), torch.linspace(-1, 1, h, device=device)[:, None]
-    shade = 1 - config.vignette * draw(b, 1, 1, 1) * (x.square() + y.square()) / 2
+    across, down = torch.linspace(-1, 1, w, device=device), torch.linspace(-1, 1, h, device=device)[:, None]
+    shade = 1 - config.vignette * draw(b, 1, 1, 1) * (across.square() + down.square()) / 2
     luck = torch.rand(b, 6, generator=generator).tolist()
     views = []
     for view in (left, right):
@@ -114,11 +120,10 @@ def augment(
         grey = view.mean(1, keepdim=True)
         view = grey + (view - grey) * saturation
         side = config.asymmetric
-        view = (view - 0.5) * contrast * around_one(side) + 0.5
-        view = (view * shade * gain * around_one(side) * around_one(side / 2, 3)).clamp(1e-4, 1)
-        view = view ** around_one(side)
+        slope, light = contrast * around_one(side), gain * around_one(side) * around_one(side / 2, 3)
+        view.mul_(slope).add_(0.5 - 0.5 * slope).mul_(light).mul_(shade).clamp_(1e-4, 1).pow_(around_one(side))
         rough = torch.randn(view.shape, generator=generator).to(device)
-        views.append((view + rough * noise).clamp(0, 1))
+        views.append(view.addcmul_(rough, noise).clamp_(0, 1))
     left, right = views
     right = right.clone()
     for sample, (motion, length, angle, jpeg, quality, dirt) in enumerate(luck):

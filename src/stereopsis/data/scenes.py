@@ -414,9 +414,11 @@ def _paint(
     tint = torch.stack([r, g, bl], 1)
     light = 1 + shade * (sx * p + sy * q + phase).sin()
     light = light * (1 - shadow * (cut_x * p + cut_y * q + cut).sigmoid())
-    glow = gloss * torch.exp(-((p - glow_x) * glow_size).square() - ((q - glow_y) * glow_size).square())
-    color = ((color - 0.5) * gain[:, None] + 0.5 + offset[:, None]) * tint * light[:, None] + glow[:, None]
-    return _soften_edges(color.clamp(0, 1), view.surface)
+    color.mul_(gain[:, None]).add_((0.5 + offset - 0.5 * gain)[:, None]).mul_(tint).mul_(light[:, None])
+    if gloss.any():
+        glow = gloss * torch.exp(-((p - glow_x) * glow_size).square() - ((q - glow_y) * glow_size).square())
+        color.add_(glow[:, None])
+    return _soften_edges(color.clamp_(0, 1), view.surface)
 
 
 def _soften_edges(color: Tensor, surface: Tensor) -> Tensor:

@@ -165,10 +165,12 @@ def sample_bank(bank: TextureBank, index: Tensor, u: Tensor, v: Tensor, level: T
     fu, fv = (u - u0)[:, None], (v - v0)[:, None]
     mask = side - 1
     iu, iv = u0.long(), v0.long()
+    columns = [(iu + du) & mask for du in (0, 1)]
+    rows = [base + ((iv + dv) & mask) * side for dv in (0, 1)]
     texels = bank.texels.view(-1)
 
     def texel(du: int, dv: int) -> Tensor:
-        packed = texels[base + ((iv + dv) & mask) * side + ((iu + du) & mask)]
+        packed = texels[rows[dv] + columns[du]]
         return torch.stack([packed & 255, (packed >> 8) & 255, (packed >> 16) & 255], 1).float()
 
     top = torch.lerp(texel(0, 0), texel(1, 0), fu)
