@@ -1,6 +1,8 @@
 """The training loop: schedule, phases, and runs that survive an interruption."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
 
@@ -294,6 +296,31 @@ def test_pairs_take_the_place_of_scenes(tmp_path, known):
     assert ("propagation" in terms) == known
     assert all(line["loss"] < 1e4 for line in _log(tmp_path))
     assert not torch.equal(model.refine[2].update.weight, before)
+
+
+# --- several processes
+
+
+def test_two_processes_train_one_model(tmp_path):
+    """Each with scenes of its own; one log, one checkpoint, one weights file."""
+    words = ["-m", "stereopsis", "train", "hitnet.smoke", "phases.0.steps", "20", "bf16", "False"]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", "1"]
+    run = subprocess.run([*launch, *words, "--out", str(tmp_path / "run"), "--json"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert json.loads(run.stdout)["steps"] == 20  # printed once
+    assert [line["step"] for line in _log(tmp_path / "run")] == [20]
+    assert (tmp_path / "run" / "hitnet.smoke.safetensors").is_file()
+    assert not list((tmp_path / "run").glob(".*.tmp"))
 
 
 # --- schedule

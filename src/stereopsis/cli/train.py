@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,6 +97,8 @@ def train(
             evaluate=measured,
             progress=report,
         )
+    if int(os.environ.get("RANK", "0")):  # under accelerate the first process alone speaks and writes
+        return
     weights = out / f"{recipe}.safetensors"
     notes = "" if initial is None else f"Started from {Path(initial).name}."
     data = "" if pairs is None else f"the user's own pairs ({dataset}, {len(trained_on or ())} of them)"
