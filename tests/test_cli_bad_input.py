@@ -137,6 +137,13 @@ CASES = [
     ("import left.png --architecture hitnet.eth3d --out OUT.pt", "must end in .safetensors"),
     ("train nothing --out OUT", "There is no recipe 'nothing'; choose one of hitnet.scenes"),
     ("train hitnet.smoke --out OUT --resume", "there is nothing to resume"),
+    ("train hitnet.smoke warmup --out OUT", "'warmup' has no value"),
+    ("train hitnet.smoke speed 3 --out OUT", "there is no 'speed' in speed; choose one of name"),
+    ("train hitnet.smoke warmup soon --out OUT", "warmup is 'soon'; give a value like 20"),
+    ("train hitnet.smoke --out OUT --pairs nowhere", "nowhere"),
+    ("train hitnet.smoke --out OUT --pairs one --dataset moon", "must be one of sceneflow"),
+    ("train hitnet.smoke --out OUT --evaluate no_pairs.json", "holds no pairs"),
+    ("train hitnet.smoke --out OUT --initial foreign.safetensors", "weights of anynet"),
     # manifests
     ("evaluate matching --data prose.json --model sgbm --out OUT.json", "is not JSON"),
     ("evaluate matching --data no_list.json --model sgbm --out OUT.json", "holds no pairs"),
