@@ -27,6 +27,11 @@ START, END = "<!-- matching table: benchmarks/readme_table.py -->", "<!-- end of
 COLUMNS = {"epe": "EPE px", "bad1": "bad-1 %", "bad2": "bad-2 %", "bad3": "bad-3 %", "d1": "D1 %"}
 
 
+def data_set(group: str) -> str:
+    """The data set that a group of pairs belongs to."""
+    return next(name for name, starts in DATA_SETS.items() if group.startswith(starts))
+
+
 def read_results(folder: Path) -> list[dict[str, Any]]:
     """The result files, the smallest error first.
 
@@ -57,9 +62,7 @@ def group_table(results: list[dict[str, Any]]) -> str:
     """EPE, bad-2 and bad-3 of each data set in Markdown."""
     sets: dict[str, list[int]] = {name: [] for name in DATA_SETS}
     for index, row in enumerate(results[0]["per_pair"]):
-        group = row["id"].split("/")[0]
-        name = next(name for name, starts in DATA_SETS.items() if group.startswith(starts))
-        sets[name].append(index)
+        sets[data_set(row["id"].split("/")[0])].append(index)
     lines = [
         f"| EPE px / bad-2 % / bad-3 % | {' | '.join(f'{name} ({len(pairs)})' for name, pairs in sets.items())} |",
         f"|---|{'--:|' * len(sets)}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from stereopsis.geometry import left_right_check
 from stereopsis.io import read_image
+from stereopsis.matching.anynet import AnyNet
 from stereopsis.types import Disparity
 from stereopsis.zoo.registry import load
 
@@ -26,6 +28,8 @@ def match(
     weights: str | Path | None = None,
     max_disparity: int | None = None,
     check: float | None = None,
+    budget: float | None = None,
+    previous: Disparity | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> Disparity:
@@ -39,13 +43,18 @@ def match(
         max_disparity: largest disparity searched in pixels, the model's own if not given.
         check: match the right view too (twice the time), and count as not valid where the two maps disagree by more
             than this many pixels: occlusions, mostly.
+        budget: seconds for the network, of an AnyNet alone; ``model.last_stage`` then tells which stage answered. With
+            ``check`` each of the two matchings gets half of it.
+        previous: the map of the frame before, which an AnyNet may start its residual stages from; the right view, where
+            it is matched too, starts without.
         device, dtype: where and in what a model given by name computes; a loaded one is used as it is.
 
     Returns:
         Maps ``(B, 1, H, W)`` on the model's device; disparity in pixels.
 
     Raises:
-        ValueError: the views differ in size, are no images or hold NaN; or as :func:`~stereopsis.zoo.load`.
+        ValueError: the views differ in size, are no images or hold NaN; a budget that is not above 0; a budget or a
+            previous map for a model without stages; or as :func:`~stereopsis.zoo.load`.
         FileNotFoundError: an image or the weights do not exist.
     """
     views = as_images(left, "left"), as_images(right, "right")
@@ -55,16 +64,31 @@ def match(
     network = load(model, weights=weights, device=device, dtype=dtype) if isinstance(model, str) else model
     parameter = next(network.parameters(), None)
     where = parameter.device if parameter is not None else torch.device(device)
-    limit = {} if max_disparity is None else {"max_disparity": max_disparity}
+    if (budget is not None or previous is not None) and not has_stages(network):
+        raise ValueError(
+            f"{type(network).__name__} has no stages, so it takes neither a budget nor a previous map; use an AnyNet."
+        )
+    if budget is not None and not budget > 0:
+        raise ValueError(f"budget is {budget} s; it must be above 0, for example 0.020 for 20 ms.")
+    options: dict[str, Any] = {} if max_disparity is None else {"max_disparity": max_disparity}
+    if budget is not None:
+        options["budget"] = budget if check is None else budget / 2
+    start = {} if previous is None else {"previous": previous.to(where)}
     with torch.no_grad():
-        found = network(views[0].to(where), views[1].to(where), **limit)
-        if check is None:
-            return found
-        # in a mirror the right view is a left one
-        mirrored = network(views[1].to(where).flip(-1), views[0].to(where).flip(-1), **limit)
+        if check is not None:
+            # In a mirror the right view is a left one. It goes first, so that the last stage is that of the left view.
+            mirrored = network(views[1].to(where).flip(-1), views[0].to(where).flip(-1), **options)
+        found = network(views[0].to(where), views[1].to(where), **options, **start)
+    if check is None:
+        return found
     right_map = Disparity(mirrored.disparity.flip(-1), mirrored.valid.flip(-1), mirrored.confidence.flip(-1))
     valid = left_right_check(found, right_map, check)
     return Disparity(torch.where(valid, found.disparity, 0.0), valid, found.confidence)
+
+
+def has_stages(model: nn.Module) -> bool:
+    """Whether a model takes a budget and the map of the frame before: AnyNet alone."""
+    return isinstance(model, AnyNet)
 
 
 def as_images(view: View, name: str = "image") -> Tensor:

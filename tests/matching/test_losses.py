@@ -1,4 +1,4 @@
-"""HITNet's losses against the paper's formulas computed slowly, and slant ground truth on known planes."""
+"""Losses: HITNet's against the paper's formulas computed slowly, slant ground truth on known planes, AnyNet's."""
 
 import math
 from dataclasses import replace
@@ -9,10 +9,13 @@ from torch.nn import functional as F
 
 from stereopsis.data.scenes import SceneConfig, render
 from stereopsis.data.textures import make_bank
+from stereopsis.matching.anynet import AnyNet, AnyNetEstimate
 from stereopsis.matching.hitnet import HITNet, HITNetConfig, HITNetStages, TileMatch
 from stereopsis.matching.losses import (
+    AnyNetLossConfig,
     HITNetLossConfig,
     Truth,
+    anynet_loss,
     fit_slant,
     hitnet_loss,
     initialization_loss,
@@ -530,6 +533,71 @@ def test_losses_decrease_over_50_steps_on_one_scene(scene):
             assert after < 0.8 * before, f"{name} went from {before:.2f} to {after:.2f}"
     assert end[-1] < 0.6 * start[-1]
     assert F.relu(end).equal(end)
+
+
+# --- AnyNet
+
+
+def _stages_of(disparity, levels=12):
+    """Estimates that are sure of a disparity: at every stage all probability is on its neighbours."""
+    estimates = []
+    start = torch.zeros_like(disparity)
+    for stage, scale in enumerate((16, 8, 4, 4)):
+        at = (..., slice(scale // 2, None, scale), slice(scale // 2, None, scale))
+        count, first = (levels, 0) if stage == 0 else (5, 2)
+        index = ((disparity - start)[at] / scale + first).clamp(0, count - 1)
+        candidates = torch.arange(count).view(1, -1, 1, 1)
+        estimates.append(AnyNetEstimate(disparity.clone(), (1 - (candidates - index).abs()).clamp(min=0)))
+        start = disparity
+    return estimates
+
+
+def _flat_truth(d, height=32, width=64):
+    disparity = torch.full((1, 1, height, width), float(d))
+    return Truth(disparity, torch.ones_like(disparity, dtype=torch.bool), disparity, disparity > 0)
+
+
+def test_stages_at_the_truth_cost_nothing_but_the_share_between_two_candidates():
+    truth = _flat_truth(48)
+    terms = anynet_loss(_stages_of(truth.disparity), truth, 192, AnyNetLossConfig(classification=1))
+    assert terms["regression"] == 0
+    assert terms["classification"] == pytest.approx(0, abs=1e-5)
+    between = _flat_truth(56)  # half way between the candidates 48 and 64
+    terms = anynet_loss(_stages_of(between.disparity), between, 192, AnyNetLossConfig(classification=1))
+    assert terms["classification"] == pytest.approx(0.25 * math.log(2), abs=1e-5)
+
+
+def test_stages_count_by_their_weights_and_only_in_range():
+    truth = _flat_truth(40)
+    for stage, weight in enumerate((0.25, 0.5, 1.0, 1.0)):
+        estimates = _stages_of(truth.disparity)
+        estimates[stage] = replace(estimates[stage], disparity=truth.disparity + 3)
+        terms = anynet_loss(estimates, truth, 192, AnyNetLossConfig())
+        assert terms.keys() == {"regression"}
+        assert terms["regression"] == pytest.approx(weight * 2.5)
+        assert anynet_loss(estimates, truth, 32, AnyNetLossConfig())["regression"] == 0
+        unknown = replace(truth, valid=~truth.valid, disparity=torch.full_like(truth.disparity, torch.nan))
+        assert anynet_loss(estimates, unknown, 192, AnyNetLossConfig(classification=1))["regression"] == 0
+
+
+def test_anynet_losses_fall_over_50_steps_on_one_scene():
+    torch.manual_seed(0)
+    model = AnyNet().train()
+    wide = F.interpolate(torch.rand(1, 3, 16, 44), scale_factor=4, mode="bilinear")
+    left, right = (model.normalize(view) for view in (wide[..., :128], wide[..., 20:148]))
+    truth = _flat_truth(20, 64, 128)
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    history = []
+    for _ in range(50):
+        estimates = list(model.estimates(left, right, 64))
+        terms = anynet_loss(estimates, truth, 64, AnyNetLossConfig(classification=1))
+        loss = torch.stack(list(terms.values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(torch.stack([*terms.values()]).detach())
+    start, end = torch.stack(history[:5]).mean(0), torch.stack(history[-5:]).mean(0)
+    assert (end < 0.7 * start).all(), (start, end)
 
 
 # --- without ground truth

@@ -12,7 +12,9 @@ from torch.nn import functional as F
 
 from stereopsis.data.scenes import SceneConfig
 from stereopsis.data.textures import make_bank
+from stereopsis.matching.anynet import AnyNet
 from stereopsis.matching.hitnet import HITNet, HITNetConfig
+from stereopsis.matching.losses import AnyNetLossConfig
 from stereopsis.training import loop
 from stereopsis.training.loop import rate_share, train
 from stereopsis.training.recipes import RECIPES, Phase, Recipe
@@ -225,6 +227,27 @@ def test_the_model_ends_as_the_moving_average_of_its_course(tmp_path, bank):
     for key, value in state["ema"].items():
         assert torch.equal(resumed["ema"][key], value), key
         assert torch.equal(again.state_dict()[key], value), key
+
+
+def test_anynet_is_trained_by_the_same_loop(tmp_path, bank):
+    recipe = replace(TINY, model="anynet", ema=0.9, loss=AnyNetLossConfig(classification=1.0))
+    torch.manual_seed(0)
+    model = AnyNet()
+    before = model.features.stem[0].weight.clone()
+    means = train(recipe, model, tmp_path / "whole", bank=bank)
+    assert {"regression", "classification", "epe1", "epe2", "epe3", "epe", "bad3"} <= means.keys()
+    assert not torch.equal(model.features.stem[0].weight, before)
+    torch.manual_seed(0)
+    with pytest.raises(_PowerCutError):
+        train(recipe, AnyNet(), tmp_path / "cut", bank=bank, progress=_cut_after(6))
+    train(recipe, AnyNet(), tmp_path / "cut", bank=bank, resume=True)
+    states = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["ema"] for name in ("whole", "cut")]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())  # running means too
+
+
+def test_losses_of_another_network_are_refused(tmp_path, bank):
+    with pytest.raises(ValueError, match="states HITNetLossConfig, but needs AnyNetLossConfig"):
+        train(replace(TINY, model="anynet"), AnyNet(), tmp_path, bank=bank)
 
 
 # --- real pairs

@@ -13,21 +13,19 @@ def import_(checkpoint: Positional[Path], architecture: str, out: Path, json: bo
     """Convert a checkpoint that others published into a safetensors file for --weights.
 
     Args:
-        checkpoint: The authors' file, e.g. eth3d.pb.
-        architecture: Model it belongs to, e.g. hitnet.eth3d.
+        checkpoint: The authors' file, e.g. eth3d.pb or anynet_sceneflow.tar.
+        architecture: Model it belongs to, e.g. hitnet.eth3d or anynet.official.
         out: File to write, ending in .safetensors.
         json: Print JSON instead of text.
     """
     from stereopsis.cli.matching import check_suffix
     from stereopsis.zoo import ModelCard, get_entry, save_weights
-    from stereopsis.zoo.importers import import_hitnet
+    from stereopsis.zoo.importers import import_checkpoint
     from stereopsis.zoo.weights import file_sha256
 
     check_suffix(out, (".safetensors",), "--out")
     entry = get_entry(architecture)
-    if entry.architecture != "hitnet":
-        raise ValueError(f"There is no importer for {architecture}; hitnet.eth3d has one.")
-    model = import_hitnet(entry.build(), checkpoint)
+    model = import_checkpoint(entry.architecture, entry.build(), checkpoint)
     card = ModelCard(
         architecture=entry.architecture,
         config=entry.config_dict(),

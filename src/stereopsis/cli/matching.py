@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,37 @@ def check_max_disparity(value: int | None) -> None:
     """Refuse a limit that no model takes, before images are read or a folder is made."""
     if value is not None and value < 1:
         raise ValueError(f"--max-disparity is {value}; it must be at least 1 pixel, for example 192.")
+
+
+def check_numbers(budget_ms: float | None, smooth: float, range: tuple[float, float] | None) -> None:
+    """Refuse what no sequence takes, before anything is read."""
+    if budget_ms is not None and not budget_ms > 0:
+        raise ValueError(f"--budget-ms is {budget_ms:g}; it must be above 0, for example 20.")
+    if not 0 <= smooth < 1:
+        raise ValueError(f"--smooth is {smooth:g}; it must lie in [0, 1), for example 0.5.")
+    if range is not None and not -math.inf < range[0] < range[1] < math.inf:
+        raise ValueError(
+            f"--range is {range[0]:g} {range[1]:g}; it must be the lowest and the highest disparity in pixels, "
+            "for example 0 64."
+        )
+
+
+def check_stages(model: nn.Module, name: str, options: list[str]) -> None:
+    """Refuse options that only a model with stages takes.
+
+    Args:
+        name: of the model.
+        options: those that are given.
+    """
+    from stereopsis.pipeline import has_stages
+    from stereopsis.zoo import list_models
+
+    if options and not has_stages(model):
+        verb = "needs" if len(options) == 1 else "need"
+        raise ValueError(
+            f"{' and '.join(options)} {verb} a model with stages, which {name} is not; "
+            f"choose one of {', '.join(list_models('anynet*'))}."
+        )
 
 
 def check_suffix(path: Path, allowed: tuple[str, ...], option: str) -> None:
@@ -55,14 +86,10 @@ def matched(
     model: nn.Module, left: Tensor, right: Tensor, max_disparity: int | None, *, check: float | None, fill: bool
 ) -> tuple[Disparity, float]:
     """The disparity on the CPU and the seconds it took; arguments and errors as in :func:`stereopsis.match`."""
-    from stereopsis.matching.fill import fill_holes
-    from stereopsis.pipeline import match
+    from stereopsis.sequences import SequenceMatcher
 
-    start = time.perf_counter()
-    disparity = match(left, right, model=model, max_disparity=max_disparity, check=check)
-    disparity = disparity.to("cpu")  # the copy waits for a GPU
-    seconds = time.perf_counter() - start
-    return fill_holes(disparity) if fill else disparity, seconds
+    found = SequenceMatcher(model, max_disparity=max_disparity, check=check, fill=fill)(left, right)
+    return found.disparity, found.seconds
 
 
 def describe(values: Tensor, valid: Tensor) -> dict[str, Any]:

@@ -7,13 +7,31 @@ from stereopsis.io.images import IMAGE_SUFFIXES, read_image, write_image
 from stereopsis.io.pairs import PairPaths, find_pairs
 from stereopsis.io.pfm import read_pfm, write_pfm
 from stereopsis.io.pointcloud import read_point_cloud, write_point_cloud
+from stereopsis.io.video import (
+    VIDEO_CODECS,
+    VIDEO_SUFFIXES,
+    EarlyEndError,
+    VideoPair,
+    VideoReader,
+    VideoWriter,
+    is_video,
+    open_pair,
+)
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "VIDEO_CODECS",
+    "VIDEO_SUFFIXES",
+    "EarlyEndError",
     "PairPaths",
+    "VideoPair",
+    "VideoReader",
+    "VideoWriter",
     "atomic_write",
     "atomic_write_text",
     "find_pairs",
+    "is_video",
+    "open_pair",
     "read_depth",
     "read_disparity",
     "read_image",

@@ -1,8 +1,9 @@
-"""Losses of HITNet (CVPR 2021, section 4) and the slant ground truth they need."""
+"""Losses: HITNet's (CVPR 2021, section 4) with the slant ground truth they need, AnyNet's, and those without truth."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from stereopsis.matching.anynet import SCALES, AnyNetEstimate
 from stereopsis.matching.hitnet import PLANE, HITNetStages, TileMatch
 from stereopsis.ops.tile_match import TILE, matching_cost, subpixel_cost, tile_match
 from stereopsis.ops.tile_warp import warp_rows
@@ -213,6 +215,56 @@ def hitnet_loss(stages: HITNetStages, truth: Truth, config: HITNetLossConfig) ->
     totals = {name: torch.stack(values).sum() for name, values in terms.items()}
     totals["initialization"] = config.initialization_weight * totals["initialization"]
     return totals
+
+
+@dataclass(frozen=True)
+class AnyNetLossConfig:
+    """Constants of AnyNet's training.
+
+    Attributes:
+        stage_weights: of the four stages (the authors' code).
+        classification: weight of a cross-entropy of each stage's distribution against the two candidates around the
+            truth, which keeps distributions of one peak and gives gradients where the regression's are flat (0 in the
+            paper).
+    """
+
+    stage_weights: tuple[float, ...] = (0.25, 0.5, 1.0, 1.0)
+    classification: float = 0.0
+
+
+def anynet_loss(
+    estimates: Sequence[AnyNetEstimate], truth: Truth, max_disparity: int, config: AnyNetLossConfig
+) -> dict[str, Tensor]:
+    """Smooth L1 of every stage at full size (section III, E), where the truth lies in the range that is searched.
+
+    Returns:
+        ``regression`` and ``classification``, scalars, weighted; the loss is their sum.
+    """
+    mask = truth.valid & (truth.disparity < max_disparity)
+    target = torch.where(mask, truth.disparity, 0.0)
+    regression = [
+        weight * _mean(F.smooth_l1_loss(estimate.disparity, target, reduction="none"), mask)
+        for weight, estimate in zip(config.stage_weights, estimates, strict=True)
+    ]
+    terms = {"regression": torch.stack(regression).sum()}
+    if config.classification:
+        start = torch.zeros_like(target)
+        entropies = []
+        for stage, (scale, estimate) in enumerate(zip(SCALES, estimates, strict=False)):
+            p = estimate.distribution
+            at = (..., slice(scale // 2, None, scale), slice(scale // 2, None, scale))
+            # the volume of a later stage is centred on the map before it, as that is at the cells' middles
+            here = F.interpolate(start, size=p.shape[-2:], mode="bilinear", align_corners=False)
+            first = 0 if stage == 0 else (p.shape[1] - 1) // 2
+            index = (target[at] - here) / scale + first
+            reached = mask[at] & (index >= 0) & (index <= p.shape[1] - 1)
+            candidates = torch.arange(p.shape[1], device=p.device, dtype=p.dtype).view(1, -1, 1, 1)
+            share = (1 - (candidates - index).abs()).clamp(min=0)
+            entropy = -(share * p.clamp(min=1e-6).log()).sum(1, keepdim=True)
+            entropies.append(config.stage_weights[stage] * _mean(entropy, reached))
+            start = estimate.disparity.detach()
+        terms["classification"] = config.classification * torch.stack(entropies).sum()
+    return terms
 
 
 def view_loss(

@@ -84,7 +84,10 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.pt"
     accelerator = Accelerator(cpu=str(device) == "cpu", mixed_precision="no")
-    model.to(accelerator.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    model.to(accelerator.device).train()
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     optimizers = make_optimizers(recipe, model)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None
     first, seconds = 0, 0.0

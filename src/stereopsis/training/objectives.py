@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stereopsis.matching.anynet import AnyNet
 from stereopsis.matching.hitnet import HITNet
-from stereopsis.matching.losses import hitnet_loss, view_loss
+from stereopsis.matching.losses import AnyNetLossConfig, HITNetLossConfig, anynet_loss, hitnet_loss, view_loss
 from stereopsis.training.recipes import Recipe
 from stereopsis.training.streams import Batch
 
@@ -37,7 +40,7 @@ class HITNetObjective(nn.Module):
                 mirror.refined[-1][:, :1].flip(-1),
             ), {"disparity": found.detach().mean()}
         truth = batch.truth
-        terms = hitnet_loss(stages, truth, self.recipe.loss)
+        terms = hitnet_loss(stages, truth, _constants(self.recipe, HITNetLossConfig))
         error = (found.detach() - truth.disparity).abs()[truth.valid]
         tiles = F.max_pool2d(torch.where(truth.visible & truth.valid, truth.disparity, -1.0), 4)
         matched = (stages.initial[-1][:, :1] - tiles).abs()[tiles > 0]
@@ -48,6 +51,37 @@ class HITNetObjective(nn.Module):
         }
 
 
+class AnyNetObjective(nn.Module):
+    """The losses of AnyNet's paper (section III, E) over all stages."""
+
+    def __init__(self, model: AnyNet, recipe: Recipe) -> None:
+        super().__init__()
+        self.model, self.recipe = model, recipe
+        model.compute_dtype = torch.bfloat16 if recipe.bf16 else torch.float32
+
+    def forward(self, batch: Batch, max_disparity: int) -> tuple[Terms, Terms]:
+        """The weighted terms, whose sum is the loss, and what is only watched."""
+        truth = batch.truth
+        if truth is None:
+            raise ValueError("AnyNet is trained with ground truth; these pairs have none.")
+        left, right = self.model.normalize(batch.left), self.model.normalize(batch.right)
+        estimates = list(self.model.estimates(left, right, max_disparity))
+        terms = anynet_loss(estimates, truth, max_disparity, _constants(self.recipe, AnyNetLossConfig))
+        watched = {}
+        for number, estimate in enumerate(estimates, 1):
+            error = (estimate.disparity.detach() - truth.disparity).abs()[truth.valid]
+            watched[f"epe{number}"] = error.mean()
+        watched["epe"] = watched.pop(f"epe{len(estimates)}")
+        watched["bad3"] = 100 * (error > 3).float().mean()
+        return terms, watched
+
+
+def _constants(recipe: Recipe, kind: type[Any]) -> Any:
+    if not isinstance(recipe.loss, kind):
+        raise ValueError(f"The recipe {recipe.name} states {type(recipe.loss).__name__}, but needs {kind.__name__}.")
+    return recipe.loss
+
+
 def make_objective(model: nn.Module, recipe: Recipe) -> nn.Module:
     """The objective of a model's family.
 
@@ -56,4 +90,6 @@ def make_objective(model: nn.Module, recipe: Recipe) -> nn.Module:
     """
     if isinstance(model, HITNet):
         return HITNetObjective(model, recipe)
-    raise ValueError(f"The recipe {recipe.name} trains {recipe.model}, which the loop cannot; it trains HITNet.")
+    if isinstance(model, AnyNet):
+        return AnyNetObjective(model, recipe)
+    raise ValueError(f"The recipe {recipe.name} trains {recipe.model}; the loop trains HITNet and AnyNet.")

@@ -9,7 +9,7 @@ from typing import Any
 
 from stereopsis.data.augment import NO_EFFECTS, AugmentConfig
 from stereopsis.data.scenes import SceneConfig
-from stereopsis.matching.losses import HITNetLossConfig
+from stereopsis.matching.losses import AnyNetLossConfig, HITNetLossConfig
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,10 @@ class Phase:
     max_disparity: int
     scene: SceneConfig
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+
+# what a run of thousands of steps, not millions, needs
+_SHORT_RUN = HITNetLossConfig(initialization_weight=8, alpha=0.8, c=0.5, sampled_negatives=4, per_scale=True)
 
 
 @dataclass(frozen=True)
@@ -60,11 +64,7 @@ class Recipe:
     ema: float = 0.0
     evaluate_every: int = 500
     seed: int = 1_000_000
-    loss: HITNetLossConfig = field(
-        default_factory=lambda: HITNetLossConfig(
-            initialization_weight=8, alpha=0.8, c=0.5, sampled_negatives=4, per_scale=True
-        )
-    )
+    loss: HITNetLossConfig | AnyNetLossConfig = _SHORT_RUN
 
     @property
     def steps(self) -> int:
@@ -122,6 +122,7 @@ def _with(node: Any, path: list[str], text: str, name: str) -> Any:
 
 # exposure differs more between real cameras than the augmentation's defaults say
 _CAMERAS = AugmentConfig(brightness=0.4, contrast=0.3, asymmetric=0.1)
+_GAPS = {"open": 0.55, "thin": 0.3, "pierced": 0.3}
 
 RECIPES = {
     recipe.name: recipe
@@ -134,6 +135,35 @@ RECIPES = {
                 Phase(5200, 2, 208, SceneConfig(256, 512, max_disparity=200, surfaces=(6, 20)), _CAMERAS),
                 Phase(2300, 2, 144, SceneConfig(256, 512, max_disparity=140, surfaces=(8, 24)), _CAMERAS),
             ),
+        ),
+        # from hitnet.scenes' end: surfaces with gaps, which a tile fills too readily, and an average over the steps
+        Recipe(
+            name="hitnet.gaps",
+            model="hitnet.scenes",
+            phases=(
+                Phase(1500, 2, 208, SceneConfig(256, 512, max_disparity=200, surfaces=(8, 24), **_GAPS), _CAMERAS),
+                Phase(4500, 2, 128, SceneConfig(256, 512, max_disparity=120, surfaces=(8, 30), **_GAPS), _CAMERAS),
+            ),
+            learning_rate=4e-3,
+            vector_learning_rate=6e-4,
+            warmup=100,
+            ema=0.995,
+            seed=20_000_000,
+            loss=replace(_SHORT_RUN, initialization_weight=2),
+        ),
+        Recipe(
+            name="anynet.scenes",
+            model="anynet.scenes",
+            phases=(
+                Phase(2000, 8, 96, SceneConfig(128, 256, max_disparity=90, surfaces=(3, 9)), _CAMERAS),
+                Phase(4000, 4, 192, SceneConfig(256, 512, max_disparity=180, surfaces=(6, 20)), _CAMERAS),
+            ),
+            learning_rate=0.05,
+            weight_decay=0.01,
+            vector_learning_rate=0.01,
+            ema=0.995,
+            seed=40_000_000,
+            loss=AnyNetLossConfig(classification=1.0),
         ),
         # for --pairs: a user's own pairs, with ground truth or without, from a shipped weight
         Recipe(

@@ -2,12 +2,14 @@
 
 HITNet: the authors' frozen TensorFlow graph (``eth3d.pb``) is read directly, without TensorFlow, or as an ``.npz`` of
 its tensors under their TensorFlow names. Kernels are stored (height, width, in, out).
+
+AnyNet: the authors' PyTorch checkpoints (``.tar``), read without running any code that they might hold.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -171,7 +173,77 @@ def import_hitnet(model: nn.Module, path: str | Path) -> nn.Module:
             raise ValueError(f"{path} is not a readable .npz archive ({error}); copy it again.") from error
     else:
         tensors = read_frozen_graph(path)
-    state = hitnet_state(tensors)
+    return _load_strictly(model, hitnet_state(tensors), path)
+
+
+_ANYNET_SCOPES = (
+    (r"feature_extraction\.block0\.0\.", "features.stem."),
+    (r"feature_extraction\.block0\.1\.", "features.down.0."),
+    (r"feature_extraction\.blocks\.0\.", "features.down.1."),
+    (r"feature_extraction\.blocks\.1\.", "features.down.2."),
+    (r"feature_extraction\.upblocks\.(\d)\.conv\.", r"features.up.\1."),
+    (r"volume_postprocess\.", "regularize."),
+    (r"refine_spn\.0\.", "refine.guidance."),
+    (r"refine_spn\.1\.", "refine.lift."),
+    (r"refine_spn\.2\.", "refine.project."),
+)
+
+
+def anynet_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """State dict of :class:`~stereopsis.matching.anynet.AnyNet` from the published one.
+
+    The checkpoints come from ``DataParallel`` and from before torch counted the batches of a normalisation; the prefix
+    goes and the counts start at 0. Names that are not known stay as they are.
+    """
+    state = {}
+    for name, tensor in tensors.items():
+        ours = name.removeprefix("module.")
+        for pattern, target in _ANYNET_SCOPES:
+            ours, renamed = re.subn("^" + pattern, target, ours)
+            if renamed:
+                break
+        state[ours] = tensor
+        if ours.endswith(".running_mean"):
+            state.setdefault(ours.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
+    return state
+
+
+def import_anynet(model: nn.Module, path: str | Path) -> nn.Module:
+    """Loads the authors' AnyNet weights (``.tar``) into a model of the same layout.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not such a checkpoint, or one of another layout.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; give the authors' checkpoint.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zipfile and torch raise many kinds for a damaged or foreign file
+        raise ValueError(
+            f"{path} is not a readable PyTorch checkpoint ({type(error).__name__}); give the authors' .tar file."
+        ) from error
+    tensors = checkpoint.get("state_dict") if isinstance(checkpoint, Mapping) else None
+    if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise ValueError(f"{path} is a PyTorch file without weights under 'state_dict'; give the authors' .tar file.")
+    return _load_strictly(model, anynet_state(tensors), path)
+
+
+def import_checkpoint(architecture: str, model: nn.Module, path: str | Path) -> nn.Module:
+    """Loads a checkpoint of others into a model, by the model's architecture (``hitnet`` or ``anynet``).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: there is no importer for the architecture, or the file does not fit it.
+    """
+    importers = {"anynet": import_anynet, "hitnet": import_hitnet}
+    if architecture not in importers:
+        raise ValueError(f"There is no importer for {architecture}; {' and '.join(sorted(importers))} have one.")
+    return importers[architecture](model, path)
+
+
+def _load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path) -> nn.Module:
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     if expected != found:

@@ -19,7 +19,7 @@ from torch import nn
 
 Family = Literal["matching", "upsampling", "compression"]
 
-MODEL_MODULES = ("stereopsis.matching.hitnet", "stereopsis.matching.sgm")
+MODEL_MODULES = ("stereopsis.matching.anynet", "stereopsis.matching.hitnet", "stereopsis.matching.sgm")
 
 _entries: dict[str, ModelEntry] = {}
 

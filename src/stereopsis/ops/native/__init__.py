@@ -52,8 +52,12 @@ def over_rows(kernel: Callable[[int, int], object], rows: int, *, step: int = 1)
 
 
 def usable(*tensors: Tensor) -> bool:
-    """True where the kernels take these tensors: float32 on the CPU."""
-    return all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors) and library() is not None
+    """True where the kernels take these tensors: float32 on the CPU, and not while torch traces what is done."""
+    return (
+        all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
+        and not torch.compiler.is_compiling()
+        and library() is not None
+    )
 
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:

@@ -2,17 +2,9 @@
    Plain C, no libraries: every function works on the rows [row_begin, row_end) of a flattened (batch, row) axis,
    so that the caller may split them over threads. Features are float32 with the channels last. */
 
-#include <math.h>
-#include <stdlib.h>
-#include <string.h>
+#include "kernels.h"
 
 #define LANES 16 /* tiles matched at once: one AVX-512 or two AVX2 registers */
-
-#if defined(_WIN32)
-#define EXPORT __declspec(dllexport)
-#else
-#define EXPORT __attribute__((visibility("default")))
-#endif
 
 static int clampi(int value, int high) { return value < 0 ? 0 : value > high ? high : value; }
 

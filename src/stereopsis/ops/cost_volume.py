@@ -1,0 +1,95 @@
+"""L1 cost volumes over candidates and over residuals (AnyNet, section III, B and C)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from stereopsis.ops import native
+
+
+def absolute_volume(
+    left: Float[Tensor, "b c h w"], right: Float[Tensor, "b c h w"], candidates: int
+) -> Float[Tensor, "b d h w"]:
+    """L1 distance of left ``x`` and right ``x - d`` for d = 0 … candidates - 1; ``|left|`` where x - d < 0."""
+    width = left.shape[-1]
+    return torch.stack(
+        [(left - F.pad(right, (d, 0))[..., :width]).abs().sum(1) for d in range(candidates)],
+        dim=1,
+    )
+
+
+def residual_volume(
+    left: Float[Tensor, "b c h w"],
+    right: Float[Tensor, "b c h w"],
+    disparity: Float[Tensor, "b 1 h w"],
+    radius: int,
+) -> Float[Tensor, "b s h w"]:
+    """L1 distance of left ``x`` and right ``x - (d + s)`` for the residuals s = -radius … radius.
+
+    Args:
+        disparity: the map to correct, in pixels of these features; not finite values count as 0 or the far end.
+
+    Returns:
+        Costs; the right features are interpolated linearly between columns and are 0 outside the image.
+    """
+    if native.usable(left, right, disparity):
+        return _NativeResidualVolume.apply(left.contiguous(), right.contiguous(), disparity.contiguous(), radius)
+    return residual_volume_reference(left, right, disparity, radius)
+
+
+def residual_volume_reference(
+    left: Float[Tensor, "b c h w"],
+    right: Float[Tensor, "b c h w"],
+    disparity: Float[Tensor, "b 1 h w"],
+    radius: int,
+) -> Float[Tensor, "b s h w"]:
+    """:func:`residual_volume` in plain torch."""
+    channels, width = right.shape[1], right.shape[-1]
+    columns = torch.arange(width, device=right.device, dtype=disparity.dtype)
+    position = torch.nan_to_num(columns - disparity)
+    whole = position.detach().floor()
+    fraction = position - whole
+    # all residuals share the fraction: 2 radius + 2 neighbouring columns serve the 2 radius + 1 of them
+    margin = 2 * radius + 2
+    padded = F.pad(right, (margin, margin))
+    first = whole.clamp(-(radius + 2), width + radius).long() + margin
+    taps = [padded.gather(3, (first + offset).expand(-1, channels, -1, -1)) for offset in range(-radius, radius + 2)]
+    warped = [near + fraction * (far - near) for near, far in pairwise(taps)]
+    # a larger residual lies further left
+    return torch.stack([(left - view).abs().sum(1) for view in reversed(warped)], dim=1)
+
+
+class _NativeResidualVolume(torch.autograd.Function):
+    """The same in C: each neighbouring column is read once for all residuals."""
+
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, right: Tensor, disparity: Tensor, radius: int) -> Tensor:
+        lib = native.library()
+        assert lib is not None
+        b, c, h, w = left.shape
+        ctx.save_for_backward(left, right, disparity)
+        ctx.radius = radius
+        costs = torch.empty(b, 2 * radius + 1, h, w)
+        pointers = [native.pointer(t) for t in (left, right, disparity, costs)]
+        native.over_rows(lambda begin, end: lib.residual_volume(*pointers, begin, end, c, h, w, radius), b * h)
+        return costs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        lib = native.library()
+        assert lib is not None
+        left, right, disparity = ctx.saved_tensors
+        b, c, h, w = left.shape
+        grad = grads[0].contiguous()
+        outs = torch.zeros_like(left), torch.zeros_like(right), torch.empty_like(disparity)
+        pointers = [native.pointer(t) for t in (left, right, disparity, grad, *outs)]
+        native.over_rows(
+            lambda begin, end: lib.residual_volume_backward(*pointers, begin, end, c, h, w, ctx.radius), b * h
+        )
+        return *outs, None

@@ -1,0 +1,83 @@
+"""The linear scan of spatial propagation networks (Liu et al., NeurIPS 2017)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from stereopsis.ops import native
+
+
+def propagate(x: Float[Tensor, "b c h w"], gates: Float[Tensor, "b 3 c h w"]) -> Float[Tensor, "b c h w"]:
+    """Linear propagation from left to right, over three neighbours::
+
+        H(y, x) = (1 - g1 - g2 - g3) X(y, x) + g1 H(y - 1, x - 1) + g2 H(y, x - 1) + g3 H(y + 1, x - 1)
+
+    Args:
+        x: the map X to smooth.
+        gates: g1, g2, g3 for every value; stable while ``|g1| + |g2| + |g3| <= 1``. A gate whose neighbour lies outside
+            of the image counts as 0.
+
+    Returns:
+        H, of x's shape.
+
+    Raises:
+        ValueError: the gates are not three of x's shape.
+    """
+    if gates.shape != (x.shape[0], 3, *x.shape[1:]):
+        raise ValueError(f"x is {tuple(x.shape)} and the gates are {tuple(gates.shape)}; give three gates a value.")
+    if native.usable(x, gates):
+        return _NativePropagate.apply(x.contiguous(), gates.contiguous())
+    return propagate_reference(x, gates)
+
+
+def propagate_reference(x: Float[Tensor, "b c h w"], gates: Float[Tensor, "b 3 c h w"]) -> Float[Tensor, "b c h w"]:
+    """:func:`propagate` in plain torch, one step a column."""
+    height, width = x.shape[-2:]
+    inside = torch.ones(3, 1, height, width, dtype=x.dtype, device=x.device)
+    inside[0, :, 0] = inside[2, :, -1] = 0
+    inside[..., 0] = 0
+    gates = gates * inside
+    # columns first, so that a step reads whole rows of memory
+    above, beside, below = gates.permute(1, 4, 0, 2, 3).contiguous().unbind(0)
+    own = ((1 - gates.sum(1)) * x).permute(3, 0, 1, 2).contiguous()
+    previous = own[0]
+    out = [previous]
+    for column in range(1, width):
+        tall = F.pad(previous, (1, 1))
+        previous = torch.addcmul(own[column], above[column], tall[..., :-2])
+        previous = torch.addcmul(previous, beside[column], tall[..., 1:-1])
+        previous = torch.addcmul(previous, below[column], tall[..., 2:])
+        out.append(previous)
+    return torch.stack(out, dim=-1)
+
+
+class _NativePropagate(torch.autograd.Function):
+    """The same in C: a plane (one sample's channel) fits the cache, and threads take planes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gates: Tensor) -> Tensor:
+        lib = native.library()
+        assert lib is not None
+        b, c, h, w = x.shape
+        out = torch.empty_like(x)
+        pointers = [native.pointer(t) for t in (x, gates, out)]
+        native.over_rows(lambda begin, end: lib.propagate(*pointers, begin, end, c, h, w), b * c)
+        ctx.save_for_backward(x, gates, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        lib = native.library()
+        assert lib is not None
+        x, gates, out = ctx.saved_tensors
+        b, c, h, w = x.shape
+        grad = grads[0].clone(memory_format=torch.contiguous_format)  # the kernel works in it
+        grad_gates = torch.empty_like(gates)
+        pointers = [native.pointer(t) for t in (x, gates, out, grad, grad_gates)]
+        native.over_rows(lambda begin, end: lib.propagate_backward(*pointers, begin, end, c, h, w), b * c)
+        return grad, grad_gates

@@ -1,0 +1,238 @@
+"""Pairs in order: folders and videos, matched frame by frame with what the frame before has taught."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from stereopsis import pipeline
+from stereopsis.io import PairPaths, VideoPair, find_pairs, is_video, open_pair, read_image
+from stereopsis.matching.fill import fill_holes
+from stereopsis.matching.temporal import TemporalFilter
+from stereopsis.types import Disparity
+from stereopsis.zoo.registry import load
+
+FOLDER_RATE = 10.0  # frames a second of the video that is made of a folder
+
+Views = tuple[Float[Tensor, "3 h w"], Float[Tensor, "3 h w"]]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One pair of a sequence.
+
+    Attributes:
+        name: what its results are called after, ``000000`` and so on for a video.
+        left, right: the files; one file for both views of a side-by-side video.
+        read: gives the two views, and raises what :func:`~stereopsis.io.read_image` does, or a ValueError where their
+            sizes differ.
+    """
+
+    name: str
+    left: Path
+    right: Path
+    read: Callable[[], Views]
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The frames of a sequence on disk; errors of a video while iterating as in :class:`~stereopsis.io.VideoPair`.
+
+    Attributes:
+        source: the files, or the video.
+    """
+
+    source: list[PairPaths] | VideoPair
+
+    @property
+    def from_video(self) -> bool:
+        return isinstance(self.source, VideoPair)
+
+    @property
+    def count(self) -> int | None:
+        """How many there are, None for a video that does not state it."""
+        return self.source.frames if isinstance(self.source, VideoPair) else len(self.source)
+
+    @property
+    def fps(self) -> float:
+        """Frames a second: the video's, or 10 for files."""
+        return self.source.fps if isinstance(self.source, VideoPair) else FOLDER_RATE
+
+    def __iter__(self) -> Iterator[Frame]:
+        if isinstance(self.source, VideoPair):
+            left = self.source.left.path
+            right = left if self.source.right is None else self.source.right.path
+            for number, views in enumerate(self.source):
+                yield Frame(f"{number:06d}", left, right, lambda views=views: views)  # type: ignore[misc]
+        else:
+            for pair in self.source:
+                yield Frame(pair.name, pair.left, pair.right, partial(_read, pair))
+
+
+def open_frames(left: str | Path, right: str | Path | None = None) -> Frames:
+    """What one or two arguments name: files, folders, globs, two videos, or one side-by-side video.
+
+    Raises:
+        FileNotFoundError: a file or folder is missing.
+        ValueError: one video with something else; or as :func:`~stereopsis.io.find_pairs` or
+            :func:`~stereopsis.io.open_pair`.
+    """
+    if right is not None and is_video(left) != is_video(right):
+        video, other = (left, right) if is_video(left) else (right, left)
+        raise ValueError(f"{video} is a video and {other} is none; name two videos, or one side-by-side video alone.")
+    return Frames(open_pair(left, right) if is_video(left) else find_pairs(left, right))
+
+
+@dataclass(frozen=True)
+class MatchedFrame:
+    """What one pair of a sequence gave.
+
+    Attributes:
+        disparity: maps ``(1, 1, H, W)`` on the CPU, filled and filtered as asked for.
+        seconds: that matching took, without reading, filling and filtering.
+        stage: that answered, 1 for the first, of a model with a budget; else None.
+    """
+
+    disparity: Disparity
+    seconds: float
+    stage: int | None
+
+
+class SequenceMatcher:
+    """Matches the pairs of a sequence one by one, in order.
+
+    Args:
+        model: a loaded model, or the name of one.
+        max_disparity, check: as in :func:`stereopsis.match`.
+        budget: seconds a frame, of an AnyNet. The first pair of each size is also matched a few times without limit, so
+            that the model knows what its stages cost.
+        fill: fill holes from the neighbours in the row.
+        warm_start: start an AnyNet's residual stages from the frame before, as it was before filling and filtering.
+        smooth: strength of the :class:`~stereopsis.matching.temporal.TemporalFilter`, 0 for none.
+
+    Raises:
+        ValueError: a strength outside [0, 1), or a warm start or budget for a model without stages.
+    """
+
+    def __init__(
+        self,
+        model: str | nn.Module = "hitnet.scenes",
+        *,
+        max_disparity: int | None = None,
+        check: float | None = None,
+        budget: float | None = None,
+        fill: bool = False,
+        warm_start: bool = False,
+        smooth: float = 0.0,
+    ) -> None:
+        self.model = load(model) if isinstance(model, str) else model
+        if (budget is not None or warm_start) and not pipeline.has_stages(self.model):
+            name = type(self.model).__name__
+            raise ValueError(f"{name} has no stages, so it takes neither a budget nor a warm start; use an AnyNet.")
+        self.max_disparity, self.check, self.budget = max_disparity, check, budget
+        self.fill, self.warm_start = fill, warm_start
+        self._filter = TemporalFilter(smooth)
+        self._previous: Disparity | None = None
+        self._known_costs: set[tuple[int, ...]] = set()
+
+    def reset(self) -> None:
+        """Forget the frame before, as at a cut; a frame of another size does it too."""
+        self._previous = None
+        self._filter.reset()
+
+    def __call__(self, left: pipeline.View, right: pipeline.View) -> MatchedFrame:
+        """The next frame; views and errors as in :func:`stereopsis.match`."""
+        views = pipeline.as_images(left, "left"), pipeline.as_images(right, "right")
+        size = tuple(views[0].shape)
+        if self._previous is not None and self._previous.disparity.shape[-2:] != size[-2:]:
+            self.reset()
+        if self.budget is not None and size not in self._known_costs:
+            self._learn_costs(*views)
+            self._known_costs.add(size)
+        start = time.perf_counter()
+        found = self._match(*views, check=self.check, budget=self.budget, previous=self._previous)
+        found = found.to("cpu")  # the copy waits for a GPU
+        seconds = time.perf_counter() - start
+        stage = None if self.budget is None else int(self.model.last_stage)  # type: ignore[arg-type]
+        if self.warm_start:
+            self._previous = found
+        return MatchedFrame(self._filter(fill_holes(found) if self.fill else found, views[0]), seconds, stage)
+
+    def _match(self, left: Tensor, right: Tensor, **options: Any) -> Disparity:
+        return pipeline.match(left, right, model=self.model, max_disparity=self.max_disparity, **options)
+
+    def _learn_costs(self, left: Tensor, right: Tensor) -> None:
+        """Two runs each, of which the first is slow, for frames without and with a map to start from."""
+        for _ in range(2):
+            found = self._match(left, right, budget=math.inf)
+        if self.warm_start:
+            for _ in range(2):
+                self._match(left, right, budget=math.inf, previous=found)
+
+
+def match_sequence(
+    frames: Iterable[tuple[pipeline.View, pipeline.View]], model: str | nn.Module = "hitnet.scenes", **options: Any
+) -> Iterator[Disparity]:
+    """The maps of pairs in order, each computed when it is asked for.
+
+    Args:
+        frames: pairs ``(left, right)`` of views as in :func:`stereopsis.match`, for example
+            :func:`stereopsis.io.open_pair`.
+        model: a loaded model, or the name of one.
+        options: of :class:`SequenceMatcher`.
+
+    Returns:
+        Maps ``(1, 1, H, W)`` on the CPU; disparity in pixels.
+
+    Raises:
+        ValueError: options that do not fit, at the call; and while iterating, what the frames and
+            :func:`stereopsis.match` raise.
+    """
+    matcher = SequenceMatcher(model, **options)
+    return (matcher(left, right).disparity for left, right in frames)
+
+
+class ColorRange:
+    """One colour scale for a whole sequence, so that a colour means the same disparity in every picture.
+
+    Args:
+        ends: lowest and highest disparity, in pixels. If not given, they are the 2nd and 98th percentile of the first
+            map that has a valid pixel, with a margin of a tenth of their distance (at least 1 px) at either end; and
+            taken anew where the size of the maps changes.
+    """
+
+    def __init__(self, ends: tuple[float, float] | None = None) -> None:
+        self._given = ends
+        self._found: tuple[float, float] | None = None
+        self._size: tuple[int, ...] = ()
+
+    def __call__(self, disparity: Disparity) -> tuple[float, float] | None:
+        """The ends for this map, None while no map had a valid pixel."""
+        if self._given is not None:
+            return self._given
+        if self._size != tuple(disparity.disparity.shape):
+            self._size, self._found = tuple(disparity.disparity.shape), None
+        if self._found is None and disparity.valid.any():
+            low, high = np.percentile(disparity.disparity[disparity.valid].cpu().numpy(), (2, 98))
+            margin = max(0.1 * (high - low), 1.0)
+            self._found = max(float(low - margin), 0.0), float(high + margin)
+        return self._found
+
+
+def _read(pair: PairPaths) -> Views:
+    left, right = read_image(pair.left), read_image(pair.right)
+    if left.shape != right.shape:
+        sizes = " and ".join(
+            f"{path} is {view.shape[2]}x{view.shape[1]}" for path, view in ((pair.left, left), (pair.right, right))
+        )
+        raise ValueError(f"{sizes}; the two views of a rectified pair must have the same size.")
+    return left, right
