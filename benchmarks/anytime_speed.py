@@ -2,8 +2,8 @@
 
 ``python benchmarks/anytime_speed.py --data MANIFEST [--group kitti2015]`` writes ``results/anytime_speed.json``:
 
-* stages: milliseconds to the end of each stage on the group's images, and their ratio to SGBM (3-way, grey, 192
-  disparities) that ran in turn with it; medians;
+* stages: milliseconds to the map of each stage on the group's images, of the whole call that makes the last map alone,
+  and their ratio to OpenCV's SGBM (3-way, grey, 192 disparities), which ran in turn with it; medians;
 * deadlines: 200 frames at each budget, the share of calls that ended within the budget and a tenth, the stages that
   answered, and the error; beside it what SGBM and HITNet reach in the same time, on images made as small as that takes.
 """
@@ -33,6 +33,7 @@ from stereopsis.memory import keep_large_blocks
 from stereopsis.types import Disparity
 
 BUDGETS = (0.020, 0.040, 0.080)
+PAUSE = 0.02  # lets the threads of one library come to rest before another's start
 SCALES = (1.0, 0.75, 0.5, 0.375, 0.25)
 Frame = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -44,26 +45,31 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def stage_times(model: nn.Module, frames: list[Frame], repeats: int) -> dict[str, Any]:
-    """Medians of the time to the end of each stage, and of OpenCV's bare call on the same grey views."""
+    """Medians of the time to each stage's map, of the whole call, and of OpenCV's bare call on the same grey views."""
     cv2.setNumThreads(torch.get_num_threads())
     sgbm = cv2.StereoSGBM_create(0, 192, 5, 600, 2400, 1, 0, 10, 100, 2, cv2.STEREO_SGBM_MODE_SGBM_3WAY)
-    ends: list[list[float]] = []
+    rows: list[list[float]] = []
     classical = []
-    for number in range(repeats + 3):
+    for number in range(repeats + 10):
         left, right, *_ = frames[number % len(frames)]
         grey = [(255 * view[0].mean(0)).byte().numpy() for view in (left, right)]
+        time.sleep(PAUSE)
         taken = seconds(lambda grey=grey: sgbm.compute(*grey))
+        time.sleep(PAUSE)
         start = time.perf_counter()
         times = [time.perf_counter() - start for _ in model.stages(left, right)]
-        if number >= 3:  # the first calls warm up
-            ends.append(times)
+        time.sleep(PAUSE)
+        times.append(seconds(lambda views=(left, right): model(*views)))
+        if number >= 10:  # the first calls warm up
+            rows.append(times)
             classical.append(taken)
-    stages = [1000 * median(times[stage] for times in ends) for stage in range(4)]
+    medians = [1000 * median(column) for column in zip(*rows, strict=True)]
     reference = 1000 * median(classical)
+    names = ("stage 1", "stage 2", "stage 3", "stage 4", "whole call")
     return {
-        "stages_ms": [round(value, 1) for value in stages],
+        "ms": {name: round(value, 1) for name, value in zip(names, medians, strict=True)},
         "sgbm_ms": round(reference, 1),
-        "ratios": [round(value / reference, 3) for value in stages],
+        "ratio": {name: round(value / reference, 3) for name, value in zip(names, medians, strict=True)},
     }
 
 

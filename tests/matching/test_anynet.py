@@ -20,6 +20,7 @@ from stereopsis.matching.anynet import (
     OFFICIAL,
     AnyNet,
     AnyNetEstimate,
+    Regularization,
     StageCosts,
 )
 from stereopsis.types import Disparity
@@ -197,7 +198,7 @@ def test_compute_dtype_runs_the_convolutions_in_bfloat16():
         expected = model(left, right).disparity
         model.compute_dtype = torch.bfloat16
         seen = []
-        handle = model.features.stem.register_forward_hook(lambda module, given, out: seen.append(out.dtype))
+        handle = model.features.down[0].register_forward_hook(lambda module, given, out: seen.append(out.dtype))
         maps = list(model.stages(left, right))
         handle.remove()
     assert seen == [torch.bfloat16]
@@ -220,6 +221,33 @@ def test_mirrored_residuals_are_those_of_the_authors():
             next(stages), next(stages)
     assert torch.equal(volumes[0], volumes[1].flip(1))
     assert not torch.equal(volumes[0], volumes[1])
+
+
+@pytest.mark.parametrize("config", [C1, C4], ids=["c1", "c4"])
+def test_the_stem_is_the_same_at_half_resolution(config):
+    features = _network(config).features
+    norm = features.stem[1][0]
+    for values in (norm.running_mean, norm.weight.data, norm.bias.data):
+        nn.init.normal_(values)
+    nn.init.uniform_(norm.running_var, 0.5, 2)
+    image = torch.randn(2, 3, 32, 48)
+    torch.testing.assert_close(
+        features._stem([image, image.flip(0)]), features.stem(torch.cat([image, image.flip(0)])), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_regularisation_is_the_same_whether_its_normalisations_learn_or_not():
+    torch.manual_seed(0)
+    for layers, candidates in ((6, 12), (3, 5)):
+        network = Regularization(4, layers)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm3d):  # as after a training
+                for values in (module.running_mean, module.weight.data, module.bias.data):
+                    nn.init.normal_(values)
+                nn.init.uniform_(module.running_var, 0.5, 2)
+        volume = torch.randn(2, candidates, 9, 13)
+        expected = nn.Sequential.forward(network.eval(), volume[:, None])[:, 0]
+        torch.testing.assert_close(network(volume), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
 # --- refinement

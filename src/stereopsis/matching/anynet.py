@@ -40,7 +40,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
@@ -51,7 +51,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stereopsis.ops.cost_volume import absolute_volume, residual_volume
+from stereopsis.ops.phase_conv import phase_kernel, unshuffled
 from stereopsis.ops.propagation import propagate
+from stereopsis.ops.slice_conv import slice_conv
 from stereopsis.types import Disparity
 from stereopsis.zoo.registry import register
 
@@ -59,8 +61,9 @@ COARSEST = 16  # pixels of the input in one of the first stage; sizes are padded
 SCALES = (16, 8, 4)  # of the three matching stages
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# Arithmetic of the four stages by that of the first, at 1242 x 375: what they are taken to cost until they have run.
-ARITHMETIC = (1.0, 0.1, 0.41, 0.37)
+# Arithmetic of the four stages by that of the first, at 1242 x 375, and none of the finish that follows the last one:
+# what they are taken to cost until they have run.
+ARITHMETIC = (1.0, 0.1, 0.41, 0.37, 0.0)
 
 
 @dataclass(frozen=True)
@@ -123,9 +126,9 @@ class FeatureExtractor(nn.Module):
             for skip, coarse in ((4 * c, 8 * c), (2 * c, 4 * c))
         )
 
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Iterator[Float[Tensor, "b c h/s w/s"]]:
-        """Features from coarse to fine; each scale is computed when it is asked for."""
-        x = self.stem(image)
+    def forward(self, *images: Float[Tensor, "b 3 h w"]) -> Iterator[Float[Tensor, "n*b c h/s w/s"]]:
+        """Features of all images from coarse to fine; each scale is computed when it is asked for."""
+        x = self.stem(torch.cat(images)) if self.training else self._stem(images)
         skips = []
         for down in self.down:
             x = down(x)
@@ -135,6 +138,22 @@ class FeatureExtractor(nn.Module):
             x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=self.align_corners)
             x = up(torch.cat([skip, x], dim=1))
             yield x
+
+    def _stem(self, images: Sequence[Float[Tensor, "b 3 h w"]]) -> Float[Tensor, "n*b c h/2 w/2"]:
+        """The same at half the resolution throughout, with the normalisation drawn into the convolution before it."""
+        first, (norm, _, second) = self.stem[0], self.stem[1]
+        scale, shift = _affine(norm)
+        kernel, bias = first.weight * scale.view(-1, 1, 1, 1), first.bias * scale + shift
+        x = F.conv2d(unshuffled(images), phase_kernel(kernel), bias.repeat_interleave(4), padding=1).relu_()
+        return F.conv2d(x, phase_kernel(second.weight)[::4], padding=1)
+
+
+def _affine(norm: nn.BatchNorm2d | nn.BatchNorm3d) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
+    """Scale and shift of a normalisation that has stopped learning."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return scale, norm.bias - norm.running_mean * scale
 
 
 # --- matching
@@ -155,7 +174,16 @@ class Regularization(nn.Sequential):
         )
 
     def forward(self, volume: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k h w"]:
-        return super().forward(volume[:, None])[:, 0]
+        if self.training:
+            return super().forward(volume[:, None])[:, 0]
+        # the same with each normalisation drawn into the convolution before it
+        blocks: list[Any] = list(self)
+        scale, shift = _affine(blocks[0][0])
+        x = (volume * scale + shift).relu_()[:, None]
+        for block, following in pairwise(blocks):
+            scale, shift = _affine(following[0])
+            x = slice_conv(x, block[2].weight * scale.view(-1, 1, 1, 1, 1), shift).relu_()
+        return slice_conv(x, blocks[-1][2].weight)[:, 0]
 
 
 def _expectation(distribution: Float[Tensor, "b k h w"]) -> Float[Tensor, "b 1 h w"]:
@@ -206,6 +234,11 @@ class ConvolutionalRefiner(nn.Module):
         size = image.shape[-2] // SCALES[-1], image.shape[-1] // SCALES[-1]
         both = torch.cat([_resize(image, size), _resize(disparity, size) / COARSEST], dim=1)
         return disparity + _resize(self.update(self.layers(both)), disparity.shape[-2:])
+
+
+def _wait_for(result: Tensor) -> None:
+    """Until an accelerator has come so far: reading a value waits for it."""
+    result.flatten()[:1].tolist()
 
 
 def _resize(x: Float[Tensor, "b c h w"], size: tuple[int, int] | torch.Size) -> Tensor:
@@ -338,7 +371,7 @@ class AnyNet(nn.Module):
         """
         candidates = -(-(max_disparity or self.config.max_disparity) // COARSEST)
         with self._precision(left):
-            pyramid = self.features(torch.cat([left, right]))
+            pyramid = self.features(left, right)
         estimate: AnyNetEstimate | None = None
         for stage in range(len(SCALES)):
             with self._precision(left):
@@ -443,26 +476,34 @@ class AnyNet(nn.Module):
         start = self.clock()
         if not budget > 0:
             raise ValueError(f"budget is {budget} s; it must be above 0, for example 0.020 for 20 ms.")
-        stages = self.stages(left, right, max_disparity, previous)
+        self._check(left, right, max_disparity, previous)
         key = (tuple(left.shape), max_disparity, previous is None, left.device, self.compute_dtype)
-        costs = self._costs.setdefault(key, StageCosts(self.config.stages))
-        result = None
+        finish = self.config.stages
+        costs = self._costs.setdefault(key, StageCosts(finish + 1))
+        estimates = self._estimates(left, right, max_disparity, previous)
+        estimate = None
         for stage in range(self.config.stages):
             begin = self.clock()
-            if result is not None and begin - start + costs.expected(stage) > budget:
+            if estimate is not None and begin - start + costs.expected(stage) + costs.expected(finish) > budget:
                 costs.skipped(stage)
                 break
-            result = next(stages)
-            result.disparity.flatten()[:1].tolist()  # reading a value waits for an accelerator
+            estimate = next(estimates)
+            _wait_for(estimate.disparity)
             costs.measured(stage, self.clock() - begin)
             self.last_stage = stage + 1
-        assert result is not None
+        assert estimate is not None
+        begin = self.clock()
+        result = self._finish(estimate, left.shape[-2:])
+        _wait_for(result.confidence)
+        costs.measured(finish, self.clock() - begin)
         return result
 
     def normalize(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         """An image in [0, 1], grey or RGB, with ImageNet's mean and deviation and padded to a multiple of 16."""
-        mean, std = (image.new_tensor(values).view(1, 3, 1, 1).float() for values in (IMAGENET_MEAN, IMAGENET_STD))
-        return self._pad((image.float() - mean) / std)
+        mean, std = (
+            torch.tensor(values, device=image.device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
+        )
+        return self._pad(torch.addcmul(-mean / std, image.float(), 1 / std))
 
     def _pad(self, image: Tensor, beyond: float | None = None) -> Tensor:
         """To multiples of 16; with a value in place of what the config says where one is given."""
@@ -480,12 +521,12 @@ class AnyNet(nn.Module):
         else:
             inner = (..., slice(size[0]), slice(padded[1] - size[1], None))
         disparity = estimate.disparity[inner]
-        confidence = _resize(estimate.confidence(), padded)[inner]
         valid = disparity.isfinite()
+        confidence = _resize(estimate.confidence().nan_to_num(0.0).clamp(0, 1), padded)[inner]
         return Disparity(
-            torch.where(valid, disparity.clamp(min=0), 0.0),
+            disparity.nan_to_num(0.0, 0.0, 0.0).clamp_(min=0),
             valid,
-            torch.where(valid & confidence.isfinite(), confidence.clamp(0, 1), 0.0),
+            confidence * valid,
         )
 
     def _precision(self, image: Tensor) -> torch.autocast:
