@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from stereopsis.ops import native
-from stereopsis.ops.cost_volume import absolute_volume, residual_volume, residual_volume_reference
+from stereopsis.ops.cost_volume import (
+    absolute_volume,
+    absolute_volume_reference,
+    residual_volume,
+    residual_volume_reference,
+)
 
 PER_LIBRARY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -60,7 +65,7 @@ def test_the_cheapest_residual_is_the_true_one(residual):
 def test_gradients_of_the_references():
     left, right = _doubles(1, 2, 2, 5).requires_grad_(), _doubles(1, 2, 2, 5, seed=1).requires_grad_()
     disparity = (torch.rand(1, 1, 2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 1) * 0.9
-    assert torch.autograd.gradcheck(lambda a, b: absolute_volume(a, b, 3), (left, right))
+    assert torch.autograd.gradcheck(lambda a, b: absolute_volume_reference(a, b, 3), (left, right))
     assert torch.autograd.gradcheck(
         lambda a, b, d: residual_volume_reference(a, b, d, 2), (left, right, disparity.requires_grad_())
     )
@@ -100,6 +105,21 @@ def test_kernel_equals_the_reference_in_values_and_gradients(kernels, threads, c
     for ours, theirs in zip(found_gradients, expected_gradients, strict=True):
         assert ours.isfinite().all()
         torch.testing.assert_close(ours, theirs, **tolerance)
+
+
+@PER_LIBRARY
+@given(case=problems(), candidates=st.sampled_from([1, 5, 50]))
+def test_absolute_kernel_equals_the_reference_in_values_and_gradients(kernels, threads, case, candidates):
+    features = case[0][:2]
+    b, _, h, w = features[0].shape
+    weights = torch.randn(b, candidates, h, w)
+    results = []
+    for operator in (absolute_volume, absolute_volume_reference):
+        inputs = [t.clone().requires_grad_() for t in features]
+        costs = operator(*inputs, candidates)
+        results.append((costs.detach(), *torch.autograd.grad((costs * weights).sum(), inputs)))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1e30, -1e30])

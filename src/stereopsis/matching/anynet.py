@@ -40,7 +40,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
@@ -51,7 +51,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stereopsis.ops.cost_volume import absolute_volume, residual_volume
-from stereopsis.ops.phase_conv import phase_kernel, unshuffled
+from stereopsis.ops.phase_conv import Canvas, canvas_phases, phase_kernel
 from stereopsis.ops.propagation import propagate
 from stereopsis.ops.slice_conv import slice_conv
 from stereopsis.types import Disparity
@@ -126,9 +126,15 @@ class FeatureExtractor(nn.Module):
             for skip, coarse in ((4 * c, 8 * c), (2 * c, 4 * c))
         )
 
-    def forward(self, *images: Float[Tensor, "b 3 h w"]) -> Iterator[Float[Tensor, "n*b c h/s w/s"]]:
-        """Features of all images from coarse to fine; each scale is computed when it is asked for."""
-        x = self.stem(torch.cat(images)) if self.training else self._stem(images)
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Iterator[Float[Tensor, "b c h/s w/s"]]:
+        """Features of a normalised image from coarse to fine; each scale is computed when it is asked for."""
+        return self._pyramid(self.stem(image))
+
+    def of_phases(self, phases: Float[Tensor, "b 12 h/2 w/2"]) -> Iterator[Float[Tensor, "b c h/s w/s"]]:
+        """The same at half the resolution throughout, once the normalisations have stopped learning."""
+        return self._pyramid(self.stem_of_phases(phases))
+
+    def _pyramid(self, x: Tensor) -> Iterator[Tensor]:
         skips = []
         for down in self.down:
             x = down(x)
@@ -139,12 +145,12 @@ class FeatureExtractor(nn.Module):
             x = up(torch.cat([skip, x], dim=1))
             yield x
 
-    def _stem(self, images: Sequence[Float[Tensor, "b 3 h w"]]) -> Float[Tensor, "n*b c h/2 w/2"]:
-        """The same at half the resolution throughout, with the normalisation drawn into the convolution before it."""
+    def stem_of_phases(self, phases: Float[Tensor, "b 12 h w"]) -> Float[Tensor, "b c h w"]:
+        """The stem with its normalisation drawn into the convolution before it."""
         first, (norm, _, second) = self.stem[0], self.stem[1]
         scale, shift = _affine(norm)
         kernel, bias = first.weight * scale.view(-1, 1, 1, 1), first.bias * scale + shift
-        x = F.conv2d(unshuffled(images), phase_kernel(kernel), bias.repeat_interleave(4), padding=1).relu_()
+        x = F.conv2d(phases, phase_kernel(kernel), bias.repeat_interleave(4), padding=1).relu_()
         return F.conv2d(x, phase_kernel(second.weight)[::4], padding=1)
 
 
@@ -356,33 +362,37 @@ class AnyNet(nn.Module):
 
     def estimates(
         self,
-        left: Float[Tensor, "b 3 h w"],
-        right: Float[Tensor, "b 3 h w"],
+        left: Float[Tensor, "b c h w"],
+        right: Float[Tensor, "b c h w"],
         max_disparity: int | None = None,
-        previous: Float[Tensor, "b 1 h w"] | None = None,
+        previous: Disparity | None = None,
     ) -> Iterator[AnyNetEstimate]:
-        """Runs the stages one by one, as they are asked for, on images whose sides are multiples of 16.
+        """Runs the stages one by one, as they are asked for; arguments as in :meth:`forward`, unchecked.
 
-        Args:
-            left, right: RGB, normalised as :meth:`normalize` does.
-            max_disparity: as in :meth:`forward`.
-            previous: a map to start the residual stages from, where it fits these views better than the first stage's;
-                not finite where nothing is known.
+        Estimates are of the images padded to multiples of 16.
         """
+        canvas = self._canvas(left)
+        size = torch.Size(side + -side % COARSEST for side in left.shape[-2:])
+        start = None
+        if previous is not None:
+            start = self._placed(previous.disparity.float().masked_fill(~previous.valid, math.nan), canvas)
         candidates = -(-(max_disparity or self.config.max_disparity) // COARSEST)
         with self._precision(left):
-            pyramid = self.features(left, right)
+            if self.training:
+                pyramid = self.features(torch.cat([canvas.draw(left), canvas.draw(right)]))
+            else:
+                pyramid = self.features.of_phases(canvas_phases([left, right], canvas))
         estimate: AnyNetEstimate | None = None
         for stage in range(len(SCALES)):
             with self._precision(left):
                 features = next(pyramid)
-                if stage == 1 and estimate is not None and previous is not None:
-                    estimate = self._better(features, estimate, previous)
-                estimate = self._match(stage, features, candidates, left.shape[-2:], estimate)
+                if stage == 1 and estimate is not None and start is not None:
+                    estimate = self._better(features, estimate, start)
+                estimate = self._match(stage, features, candidates, size, estimate)
             yield estimate
         if self.refine is not None and estimate is not None:
             with self._precision(left):
-                estimate = replace(estimate, disparity=self.refine(left, estimate.disparity).float())
+                estimate = replace(estimate, disparity=self.refine(canvas.draw(left), estimate.disparity).float())
             yield estimate
 
     def _better(self, features: Tensor, estimate: AnyNetEstimate, previous: Tensor) -> AnyNetEstimate:
@@ -425,16 +435,8 @@ class AnyNet(nn.Module):
         Arguments and errors as in :meth:`forward`; errors are raised at the call.
         """
         self._check(left, right, max_disparity, previous)
-        estimates = self._estimates(left, right, max_disparity, previous)
+        estimates = self.estimates(left, right, max_disparity, previous)
         return (self._finish(estimate, left.shape[-2:]) for estimate in estimates)
-
-    def _estimates(
-        self, left: Tensor, right: Tensor, max_disparity: int | None, previous: Disparity | None
-    ) -> Iterator[AnyNetEstimate]:
-        start = None
-        if previous is not None:
-            start = self._pad(previous.disparity.float().masked_fill(~previous.valid, math.nan), math.nan)
-        return self.estimates(self.normalize(left), self.normalize(right), max_disparity, start)
 
     def forward(
         self,
@@ -466,7 +468,7 @@ class AnyNet(nn.Module):
         if budget is not None:
             return self._within(budget, left, right, max_disparity, previous)
         self._check(left, right, max_disparity, previous)
-        *_, last = self._estimates(left, right, max_disparity, previous)
+        *_, last = self.estimates(left, right, max_disparity, previous)
         self.last_stage = self.config.stages
         return self._finish(last, left.shape[-2:])
 
@@ -480,7 +482,7 @@ class AnyNet(nn.Module):
         key = (tuple(left.shape), max_disparity, previous is None, left.device, self.compute_dtype)
         finish = self.config.stages
         costs = self._costs.setdefault(key, StageCosts(finish + 1))
-        estimates = self._estimates(left, right, max_disparity, previous)
+        estimates = self.estimates(left, right, max_disparity, previous)
         estimate = None
         for stage in range(self.config.stages):
             begin = self.clock()
@@ -498,21 +500,17 @@ class AnyNet(nn.Module):
         costs.measured(finish, self.clock() - begin)
         return result
 
-    def normalize(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
-        """An image in [0, 1], grey or RGB, with ImageNet's mean and deviation and padded to a multiple of 16."""
-        mean, std = (
-            torch.tensor(values, device=image.device).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD)
-        )
-        return self._pad(torch.addcmul(-mean / std, image.float(), 1 / std))
-
-    def _pad(self, image: Tensor, beyond: float | None = None) -> Tensor:
-        """To multiples of 16; with a value in place of what the config says where one is given."""
+    def _canvas(self, image: Tensor) -> Canvas:
+        """ImageNet's mean and deviation, and padding to a multiple of 16."""
         wide, high = -image.shape[-1] % COARSEST, -image.shape[-2] % COARSEST
         if self.config.padding == "mean":
-            return F.pad(image, (0, wide, high, 0), value=beyond or 0.0)
-        if beyond is not None:
-            return F.pad(image, (wide, 0, 0, high), value=beyond)
-        return F.pad(image, (wide, 0, 0, high), "replicate")
+            return Canvas(IMAGENET_MEAN, IMAGENET_STD, top=high, right=wide, repeat=False)
+        return Canvas(IMAGENET_MEAN, IMAGENET_STD, bottom=high, left=wide)
+
+    @staticmethod
+    def _placed(values: Tensor, canvas: Canvas) -> Tensor:
+        """A map where its image is on the canvas, NaN beyond."""
+        return F.pad(values, (canvas.left, canvas.right, canvas.top, canvas.bottom), value=math.nan)
 
     def _finish(self, estimate: AnyNetEstimate, size: torch.Size) -> Disparity:
         padded = estimate.disparity.shape[-2:]

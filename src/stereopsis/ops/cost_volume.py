@@ -17,11 +17,50 @@ def absolute_volume(
     left: Float[Tensor, "b c h w"], right: Float[Tensor, "b c h w"], candidates: int
 ) -> Float[Tensor, "b d h w"]:
     """L1 distance of left ``x`` and right ``x - d`` for d = 0 … candidates - 1; ``|left|`` where x - d < 0."""
+    if native.usable(left, right):
+        return _NativeAbsoluteVolume.apply(left.contiguous(), right.contiguous(), candidates)
+    return absolute_volume_reference(left, right, candidates)
+
+
+def absolute_volume_reference(
+    left: Float[Tensor, "b c h w"], right: Float[Tensor, "b c h w"], candidates: int
+) -> Float[Tensor, "b d h w"]:
+    """:func:`absolute_volume` in plain torch."""
     width = left.shape[-1]
     return torch.stack(
         [(left - F.pad(right, (d, 0))[..., :width]).abs().sum(1) for d in range(candidates)],
         dim=1,
     )
+
+
+class _NativeAbsoluteVolume(torch.autograd.Function):
+    """The same in C, without a copy of the features for every candidate."""
+
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, right: Tensor, candidates: int) -> Tensor:
+        lib = native.library()
+        assert lib is not None
+        b, c, h, w = left.shape
+        ctx.save_for_backward(left, right)
+        ctx.candidates = candidates
+        costs = torch.empty(b, candidates, h, w)
+        pointers = [native.pointer(t) for t in (left, right, costs)]
+        native.over_rows(lambda begin, end: lib.absolute_volume(*pointers, begin, end, c, h, w, candidates), b * h)
+        return costs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        lib = native.library()
+        assert lib is not None
+        left, right = ctx.saved_tensors
+        b, c, h, w = left.shape
+        outs = torch.zeros_like(left), torch.zeros_like(right)
+        grad = grads[0].contiguous()
+        pointers = [native.pointer(t) for t in (left, right, grad, *outs)]
+        native.over_rows(
+            lambda begin, end: lib.absolute_volume_backward(*pointers, begin, end, c, h, w, ctx.candidates), b * h
+        )
+        return *outs, None
 
 
 def residual_volume(

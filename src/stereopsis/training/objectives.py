@@ -64,8 +64,7 @@ class AnyNetObjective(nn.Module):
         truth = batch.truth
         if truth is None:
             raise ValueError("AnyNet is trained with ground truth; these pairs have none.")
-        left, right = self.model.normalize(batch.left), self.model.normalize(batch.right)
-        estimates = list(self.model.estimates(left, right, max_disparity))
+        estimates = list(self.model.estimates(batch.left, batch.right, max_disparity))
         terms = anynet_loss(estimates, truth, max_disparity, _constants(self.recipe, AnyNetLossConfig))
         watched = {}
         for number, estimate in enumerate(estimates, 1):

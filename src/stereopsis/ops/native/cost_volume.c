@@ -2,6 +2,50 @@
 
 #include "kernels.h"
 
+/* left, right (batch, channels, height, width), costs (batch, candidates, height, width); rows of the flattened (batch,
+   row) axis. Left of the image the right features are 0. */
+EXPORT void absolute_volume(const float *restrict left, const float *restrict right, float *restrict costs,
+                            int row_begin, int row_end, int channels, int height, int width, int candidates) {
+    const size_t size = (size_t)height * width;
+    for (int row = row_begin; row < row_end; row++) {
+        const size_t batch = row / height, offset = (size_t)(row % height) * width;
+        const float *l = left + batch * channels * size + offset, *r = right + batch * channels * size + offset;
+        for (int d = 0; d < candidates; d++) {
+            const int first = d < width ? d : width;
+            float *out = costs + (batch * candidates + d) * size + offset;
+            memset(out, 0, sizeof(float) * width);
+            for (int c = 0; c < channels; c++) {
+                const float *own = l + c * size, *other = r + c * size;
+                for (int x = 0; x < first; x++) out[x] += fabsf(own[x]);
+                for (int x = first; x < width; x++) out[x] += fabsf(own[x] - other[x - d]);
+            }
+        }
+    }
+}
+
+/* Gradients of absolute_volume; those of the features are added to what is there. */
+EXPORT void absolute_volume_backward(const float *restrict left, const float *restrict right,
+                                     const float *restrict grad_costs, float *restrict grad_left,
+                                     float *restrict grad_right, int row_begin, int row_end, int channels, int height,
+                                     int width, int candidates) {
+    const size_t size = (size_t)height * width;
+    for (int row = row_begin; row < row_end; row++) {
+        const size_t batch = row / height, offset = (size_t)(row % height) * width;
+        for (int c = 0; c < channels; c++) {
+            const size_t at = (batch * channels + c) * size + offset;
+            for (int d = 0; d < candidates; d++) {
+                const float *grad = grad_costs + (batch * candidates + d) * size + offset;
+                for (int x = 0; x < width; x++) {
+                    const float difference = left[at + x] - (x >= d ? right[at + x - d] : 0);
+                    const float g = grad[x] * (float)((difference > 0) - (difference < 0));
+                    grad_left[at + x] += g;
+                    if (x >= d) grad_right[at + x - d] -= g;
+                }
+            }
+        }
+    }
+}
+
 /* The column left of x - d, kept within reach of the image, and the weight of its right neighbour. */
 static int column_of(float x, float d, int width, int radius, float *weight) {
     float position = x - d;
