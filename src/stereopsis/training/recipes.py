@@ -156,7 +156,7 @@ RECIPES = {
             model="anynet.scenes",
             phases=(
                 Phase(2000, 8, 96, SceneConfig(128, 256, max_disparity=90, surfaces=(3, 9)), _CAMERAS),
-                Phase(4000, 4, 192, SceneConfig(256, 512, max_disparity=180, surfaces=(6, 20)), _CAMERAS),
+                Phase(3400, 4, 192, SceneConfig(256, 512, max_disparity=180, surfaces=(6, 20)), _CAMERAS),
             ),
             learning_rate=0.05,
             weight_decay=0.01,
