@@ -148,7 +148,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_an_architecture_without_an_importer_is_named(tmp_path):
-    with pytest.raises(ValueError, match="no importer for sgbm; anynet and hitnet have one") as error:
+    with pytest.raises(ValueError, match="no importer for sgbm; anynet, dkn, fdkn and hitnet have one") as error:
         import_checkpoint("sgbm", nn.Identity(), tmp_path / "x")
     _one_sentence(error)
 

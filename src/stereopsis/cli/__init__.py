@@ -54,14 +54,16 @@ def _dispatch(words: list[str]) -> int | None:
     from tyro import conf
     from tyro.extras import SubcommandApp
 
-    from stereopsis.cli import demo, depth, doctor, evaluate, import_, match, models, scenes, train
+    from stereopsis.cli import demo, depth, doctor, evaluate, import_, match, models, scenes, train, upsample
 
     app, evaluation = SubcommandApp(), SubcommandApp()
     app.command(demo.demo)
     app.command(match.match)
     app.command(depth.depth)
+    app.command(upsample.upsample)
     app.command(doctor.doctor)
     evaluation.command(evaluate.matching)
+    evaluation.command(evaluate.upsampling)
     app.command(evaluation, name="evaluate", help="Measure a model against ground truth.")
     app.command(models.models)
     app.command(name="import")(import_.import_)

@@ -13,8 +13,8 @@ def import_(checkpoint: Positional[Path], architecture: str, out: Path, json: bo
     """Convert a checkpoint that others published into a safetensors file for --weights.
 
     Args:
-        checkpoint: The authors' file, e.g. eth3d.pb or anynet_sceneflow.tar.
-        architecture: Model it belongs to, e.g. hitnet.eth3d or anynet.official.
+        checkpoint: The authors' file, e.g. eth3d.pb, anynet_sceneflow.tar or FDKN_8x.
+        architecture: Model it belongs to, e.g. hitnet.eth3d, anynet.official or fdkn_x8.official.
         out: File to write, ending in .safetensors.
         json: Print JSON instead of text.
     """

@@ -147,7 +147,13 @@ class FeatureExtractor(nn.Module):
 
     def stem_of_phases(self, phases: Float[Tensor, "b 12 h w"]) -> Float[Tensor, "b c h w"]:
         """The stem with its normalisation drawn into the convolution before it."""
-        first, (norm, _, second) = self.stem[0], self.stem[1]
+        first, preconv = self.stem
+        assert isinstance(first, nn.Conv2d)
+        assert isinstance(first.bias, Tensor)
+        assert isinstance(preconv, nn.Sequential)
+        norm, _, second = preconv
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert isinstance(second, nn.Conv2d)
         scale, shift = _affine(norm)
         kernel, bias = first.weight * scale.view(-1, 1, 1, 1), first.bias * scale + shift
         x = F.conv2d(phases, phase_kernel(kernel), bias.repeat_interleave(4), padding=1).relu_()

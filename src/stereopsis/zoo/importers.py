@@ -4,6 +4,8 @@ HITNet: the authors' frozen TensorFlow graph (``eth3d.pb``) is read directly, wi
 its tensors under their TensorFlow names. Kernels are stored (height, width, in, out).
 
 AnyNet: the authors' PyTorch checkpoints (``.tar``), read without running any code that they might hold.
+
+DKN and FDKN: the authors' PyTorch files, bare state dicts without a suffix, read in the same way.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -216,31 +219,82 @@ def import_anynet(model: nn.Module, path: str | Path) -> nn.Module:
         ValueError: it is not such a checkpoint, or one of another layout.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; give the authors' checkpoint.")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zipfile and torch raise many kinds for a damaged or foreign file
-        raise ValueError(
-            f"{path} is not a readable PyTorch checkpoint ({type(error).__name__}); give the authors' .tar file."
-        ) from error
+    checkpoint = _read_checkpoint(path, "the authors' .tar file")
     tensors = checkpoint.get("state_dict") if isinstance(checkpoint, Mapping) else None
     if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise ValueError(f"{path} is a PyTorch file without weights under 'state_dict'; give the authors' .tar file.")
     return _load_strictly(model, anynet_state(tensors), path)
 
 
+def _dkn_scopes(fast: bool) -> tuple[tuple[str, str], ...]:
+    """Patterns of the published names and ours; the authors count convolutions from 1, strided ones too."""
+    layers = [f"layers.{i}" for i in range(6)]
+    if not fast:
+        layers = ["conv1", "down1", "conv2", "down2", "conv3", "conv4", "conv5"]
+    rules = [("ImageKernel.", "image_stream."), ("DepthKernel.", "depth_stream.")]
+    for number, ours in enumerate(layers, start=1):
+        rules += [(f".conv{number}.", f".{ours}.0."), (f".conv{number}_bn.", f".{ours}.1.")]
+    return tuple(rules)
+
+
+def dkn_state(tensors: Mapping[str, Tensor], fast: bool) -> dict[str, Tensor]:
+    """State dict of :class:`~stereopsis.upsampling.dkn.DKN` from the published one, of DKN or of FDKN (``fast``).
+
+    The authors' layers for weights and for offsets become one.
+    """
+    state = {}
+    for name, tensor in tensors.items():
+        ours = name.removeprefix("module.")
+        for theirs, target in _dkn_scopes(fast):
+            ours = ours.replace(theirs, target)
+        state[ours] = tensor
+        if ours.endswith(".running_mean"):
+            state.setdefault(ours.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
+    for name in [name for name in state if ".conv_weight." in name]:
+        offsets = name.replace("conv_weight", "conv_offset")
+        if offsets in state and state[name].ndim and state[name].shape[1:] == state[offsets].shape[1:]:
+            state[name.replace("conv_weight", "head")] = torch.cat([state.pop(name), state.pop(offsets)])
+    return state
+
+
+def import_dkn(model: nn.Module, path: str | Path) -> nn.Module:
+    """Loads the authors' DKN or FDKN weights into a model of the same layout.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not such a checkpoint, or one of another layout.
+    """
+    path = Path(path)
+    tensors = _read_checkpoint(path, "the authors' file")
+    if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise ValueError(f"{path} is a PyTorch file of other things than weights; give the authors' file.")
+    return _load_strictly(model, dkn_state(tensors, fast=any(".layers." in name for name in model.state_dict())), path)
+
+
 def import_checkpoint(architecture: str, model: nn.Module, path: str | Path) -> nn.Module:
-    """Loads a checkpoint of others into a model, by the model's architecture (``hitnet`` or ``anynet``).
+    """Loads a checkpoint of others into a model, by the model's architecture, e.g. ``anynet``.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: there is no importer for the architecture, or the file does not fit it.
     """
-    importers = {"anynet": import_anynet, "hitnet": import_hitnet}
+    importers = {"anynet": import_anynet, "dkn": import_dkn, "fdkn": import_dkn, "hitnet": import_hitnet}
     if architecture not in importers:
-        raise ValueError(f"There is no importer for {architecture}; {' and '.join(sorted(importers))} have one.")
+        *some, last = sorted(importers)
+        raise ValueError(f"There is no importer for {architecture}; {', '.join(some)} and {last} have one.")
     return importers[architecture](model, path)
+
+
+def _read_checkpoint(path: Path, remedy: str) -> Any:
+    """What a PyTorch file holds, without running code of it; the remedy names what should be given."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; give the authors' checkpoint.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zipfile and torch raise many kinds for a damaged or foreign file
+        raise ValueError(
+            f"{path} is not a readable PyTorch checkpoint ({type(error).__name__}); give {remedy}."
+        ) from error
 
 
 def _load_strictly(model: nn.Module, state: dict[str, Tensor], path: Path) -> nn.Module:

@@ -19,7 +19,13 @@ from torch import nn
 
 Family = Literal["matching", "upsampling", "compression"]
 
-MODEL_MODULES = ("stereopsis.matching.anynet", "stereopsis.matching.hitnet", "stereopsis.matching.sgm")
+MODEL_MODULES = (
+    "stereopsis.matching.anynet",
+    "stereopsis.matching.hitnet",
+    "stereopsis.matching.sgm",
+    "stereopsis.upsampling.classical",
+    "stereopsis.upsampling.dkn",
+)
 
 _entries: dict[str, ModelEntry] = {}
 

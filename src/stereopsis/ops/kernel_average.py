@@ -1,0 +1,177 @@
+"""Weighted average of deformable samples (Kim, Ponce, Ham: deformable kernel networks, section 3.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from stereopsis.ops import native
+
+EMPTY = 1e-6  # support, and sum of weights, below which nothing was sampled
+
+
+def kernel_average(
+    values: Float[Tensor, "b c h w"],
+    weights: Float[Tensor, "b n h w"],
+    shifts: Float[Tensor, "b 2*n h w"],
+    *,
+    radius: int = 7,
+    valid: Bool[Tensor, "b 1 h w"] | None = None,
+    residual: bool = False,
+    zeros_outside: bool = False,
+) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b 1 h w"]]:
+    """Average of n samples around every pixel, each read bilinearly from the window of 2 radius + 1 pixels around it.
+
+    With G the bilinear kernel (equation 6) and v_t 1 where pixel t is valid, inside the image and inside the window::
+
+        a_i = Σ_t G(p + s_i, t) v_t f_t        c_i = Σ_t G(p + s_i, t) v_t                   over the 4 neighbours t
+        residual:  Σ_i (w_i - m) a_i           m = Σ_i w_i c_i / Σ_i c_i                     (equation 3 without f_p)
+        else:      Σ_i w_i a_i / Σ_i w_i c_i                                                 (equation 7)
+
+    Where nothing is missing every c_i is 1, and these are the paper's subtraction of the mean and L1 normalisation.
+    Where something is, it is neither sampled nor averaged, so that a constant map gives 0 (residual) or itself.
+
+    Args:
+        values: the map f; every channel is averaged with the same weights.
+        weights: w_i, not negative.
+        shifts: s_i from the pixel itself, in pixels: x and y of the first sample, x and y of the second, …
+        radius: of the window, in pixels.
+        valid: which values may be used; what the others hold does not matter, not even NaN.
+        residual: high-pass weights that add to 0, in place of weights that add to 1.
+        zeros_outside: what lies outside the image or the window is a known 0, as in the authors' code.
+
+    Returns:
+        The average, 0 where no sample has support; and the support, mean of c_i in [0, 1], which carries no gradient.
+
+    Raises:
+        ValueError: the shapes do not belong together, or the radius is below 1.
+    """
+    b, _, h, w = values.shape
+    n = weights.shape[1]
+    if weights.shape != (b, n, h, w) or shifts.shape != (b, 2 * n, h, w):
+        raise ValueError(
+            f"values are {tuple(values.shape)}, weights {tuple(weights.shape)} and shifts {tuple(shifts.shape)}; "
+            "give (b, c, h, w), (b, n, h, w) and (b, 2 n, h, w)."
+        )
+    if valid is not None and valid.shape != (b, 1, h, w):
+        raise ValueError(f"valid is {tuple(valid.shape)}; it must be {(b, 1, h, w)} for these values.")
+    if radius < 1:
+        raise ValueError(f"radius is {radius}; it must be at least 1 pixel.")
+    if valid is not None:
+        values = torch.where(valid, values, 0.0)
+    if native.usable(values, weights, shifts):
+        mask = None if valid is None else valid.float().contiguous()
+        tensors = (values.contiguous(), weights.contiguous(), shifts.contiguous(), mask)
+        return _NativeKernelAverage.apply(*tensors, radius, residual, zeros_outside)
+    return kernel_average_reference(
+        values, weights, shifts, radius=radius, valid=valid, residual=residual, zeros_outside=zeros_outside
+    )
+
+
+def kernel_average_reference(
+    values: Float[Tensor, "b c h w"],
+    weights: Float[Tensor, "b n h w"],
+    shifts: Float[Tensor, "b 2*n h w"],
+    *,
+    radius: int = 7,
+    valid: Bool[Tensor, "b 1 h w"] | None = None,
+    residual: bool = False,
+    zeros_outside: bool = False,
+) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b 1 h w"]]:
+    """:func:`kernel_average` in plain torch, one sample a step."""
+    if valid is not None:
+        values = torch.where(valid, values, 0.0)
+    weighted = torch.zeros_like(values)
+    plain = torch.zeros_like(values)
+    weight = torch.zeros_like(weights[:, :1])
+    support = torch.zeros_like(weight)
+    for w, shift in zip(weights.split(1, 1), shifts.split(2, 1), strict=True):
+        sample, known = _sample(values, shift, radius, valid, zeros_outside)
+        weighted = weighted + w * sample
+        plain = plain + sample
+        weight = weight + w * known
+        support = support + known
+    covered = (support > EMPTY) & (weight > EMPTY * EMPTY)
+    if residual:
+        result = weighted - weight / torch.where(covered, support, 1.0) * plain
+    else:
+        result = weighted / torch.where(covered, weight, 1.0)
+    share = torch.where(covered, support, 0.0).detach() / weights.shape[1]
+    return torch.where(covered, result, 0.0), share
+
+
+def _sample(
+    values: Tensor, shift: Tensor, radius: int, valid: Tensor | None, zeros_outside: bool
+) -> tuple[Tensor, Tensor]:
+    """a_i and c_i of one sample."""
+    b, c, h, w = values.shape
+    shift = shift.clamp(-radius - 1, radius + 1)
+    whole = shift.detach().floor()
+    fraction = shift - whole
+    left, top = whole.long().split(1, 1)
+    columns = torch.arange(w, device=values.device)
+    rows = torch.arange(h, device=values.device).view(-1, 1)
+    sample = torch.zeros_like(values)
+    known = torch.zeros_like(fraction[:, :1])
+    for dy in (0, 1):
+        for dx in (0, 1):
+            share = torch.cat([fraction[:, :1] if dx else 1 - fraction[:, :1],
+                               fraction[:, 1:] if dy else 1 - fraction[:, 1:]], 1).prod(1, keepdim=True)  # fmt: skip
+            column, row = columns + left + dx, rows + top + dy
+            inside = (column >= 0) & (column < w) & (row >= 0) & (row < h)
+            inside = inside & ((left + dx).abs() <= radius) & ((top + dy).abs() <= radius)
+            at = (row.clamp(0, h - 1) * w + column.clamp(0, w - 1)).flatten(1)[:, None]
+            present = inside if valid is None else inside & valid.flatten(2).gather(2, at).view_as(inside)
+            found = values.flatten(2).gather(2, at.expand(-1, c, -1)).view(b, c, h, w)
+            sample = sample + share * torch.where(present, found, 0.0)
+            counted = present | ~inside if zeros_outside else present
+            known = known + share * counted
+    return sample, known
+
+
+class _NativeKernelAverage(torch.autograd.Function):
+    """The same in C, without a copy of the samples; threads take rows."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values: Tensor,
+        weights: Tensor,
+        shifts: Tensor,
+        mask: Tensor | None,
+        radius: int,
+        residual: bool,
+        zeros_outside: bool,
+    ) -> tuple[Tensor, Tensor]:
+        lib = native.library()
+        assert lib is not None
+        b, c, h, w = values.shape
+        out, support = torch.empty_like(values), torch.empty_like(values[:, :1])
+        pointers = [native.pointer(t) for t in (values, weights, shifts, mask, out, support)]
+        numbers = (c, weights.shape[1], h, w, radius, int(residual), int(zeros_outside))
+        native.over_rows(lambda begin, end: lib.kernel_average(*pointers, begin, end, *numbers), b * h)
+        ctx.save_for_backward(values, weights, shifts, mask)
+        ctx.numbers = numbers
+        ctx.mark_non_differentiable(support)
+        return out, support
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        lib = native.library()
+        assert lib is not None
+        values, weights, shifts, mask = ctx.saved_tensors
+        b, _, h, _ = values.shape
+        grad = grads[0].contiguous()
+        grad_weights, grad_shifts = torch.empty_like(weights), torch.empty_like(shifts)
+        grad_values = torch.zeros_like(values) if ctx.needs_input_grad[0] else None
+        tensors = (values, weights, shifts, mask, grad, grad_values, grad_weights, grad_shifts)
+        pointers = [native.pointer(t) for t in tensors]
+        # rows of one map add to each other's pixels, so that only whole maps may be shared out
+        step = 1 if grad_values is None else h
+        native.over_rows(
+            lambda begin, end: lib.kernel_average_backward(*pointers, begin, end, *ctx.numbers), b * h, step=step
+        )
+        return grad_values, grad_weights, grad_shifts, None, None, None, None

@@ -1,0 +1,210 @@
+/* Averages of ops/kernel_average.py, which holds the reference. Tensors are contiguous float32. */
+
+#include "kernels.h"
+
+static const float EMPTY = 1e-6f;
+
+/* The four neighbours of a sample: where they are, their bilinear share (0 outside), and the share of what is known. */
+typedef struct {
+    int at[4];
+    float share[4], known[4];
+    float x, y; /* position between the neighbours */
+} Neighbours;
+
+static inline __attribute__((always_inline)) Neighbours neighbours(float sx, float sy, const float *restrict mask,
+                                                                   int x, int y, int height, int width, int radius,
+                                                                   int masked) {
+    const float limit = radius + 1;
+    Neighbours n;
+    sx = fminf(fmaxf(sx, -limit), limit);
+    sy = fminf(fmaxf(sy, -limit), limit);
+    const float left = floorf(sx), top = floorf(sy);
+    n.x = sx - left;
+    n.y = sy - top;
+    for (int corner = 0; corner < 4; corner++) {
+        const int dx = (int)left + (corner & 1), dy = (int)top + (corner >> 1);
+        const int column = x + dx, row = y + dy;
+        const int inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (dx >= -radius) &
+                           (dx <= radius) & (dy >= -radius) & (dy <= radius);
+        const int near_column = column < 0 ? 0 : column >= width ? width - 1 : column;
+        const int near_row = row < 0 ? 0 : row >= height ? height - 1 : row;
+        n.at[corner] = near_row * width + near_column;
+        n.share[corner] = inside ? 1.0f : 0.0f;
+        n.known[corner] = masked ? n.share[corner] * mask[n.at[corner]] : n.share[corner];
+    }
+    return n;
+}
+
+/* One row: sums over the samples of w a, a (channel after channel), w c and c. */
+static inline __attribute__((always_inline)) void sums(const float *restrict values, const float *restrict weights,
+                                                       const float *restrict shifts, const float *restrict mask,
+                                                       float *restrict weighted, float *restrict plain,
+                                                       float *restrict weight, float *restrict support, int y,
+                                                       int channels, int samples, int height, int width, int radius,
+                                                       int zeros_outside, int masked) {
+    const size_t size = (size_t)height * width;
+    memset(weighted, 0, sizeof(float) * channels * width);
+    memset(plain, 0, sizeof(float) * channels * width);
+    memset(weight, 0, sizeof(float) * width);
+    memset(support, 0, sizeof(float) * width);
+    for (int channel = 0; channel < channels; channel++) {
+        const float *restrict f = values + channel * size;
+        float *restrict to_weighted = weighted + (size_t)channel * width;
+        float *restrict to_plain = plain + (size_t)channel * width;
+        for (int sample = 0; sample < samples; sample++) {
+            const float *restrict w = weights + sample * size + (size_t)y * width;
+            const float *restrict sx = shifts + 2 * sample * size + (size_t)y * width;
+            const float *restrict sy = sx + size;
+#pragma clang loop vectorize(enable)
+            for (int x = 0; x < width; x++) {
+                const Neighbours n = neighbours(sx[x], sy[x], mask, x, y, height, width, radius, masked);
+                const float gx[2] = {1 - n.x, n.x}, gy[2] = {1 - n.y, n.y};
+                float a = 0, c = zeros_outside ? 1.0f : 0.0f;
+                for (int i = 0; i < 4; i++) {
+                    const float g = gx[i & 1] * gy[i >> 1];
+                    a += g * n.share[i] * f[n.at[i]];
+                    c += g * (zeros_outside ? n.known[i] - n.share[i] : n.known[i]);
+                }
+                to_weighted[x] += w[x] * a;
+                to_plain[x] += a;
+                if (channel == 0) {
+                    weight[x] += w[x] * c;
+                    support[x] += c;
+                }
+            }
+        }
+    }
+}
+
+static inline int covered(float weight, float support) { return support > EMPTY && weight > EMPTY * EMPTY; }
+
+/* values, out (batch, channels, height, width), weights (batch, samples, height, width), shifts (batch, 2 samples,
+   height, width), mask and support (batch, 1, height, width), mask may be NULL; rows of the flattened (batch, height)
+   axis. Values are 0 where the mask is. */
+EXPORT void kernel_average(const float *restrict values, const float *restrict weights, const float *restrict shifts,
+                           const float *restrict mask, float *restrict out, float *restrict share, int row_begin,
+                           int row_end, int channels, int samples, int height, int width, int radius, int residual,
+                           int zeros_outside) {
+    const size_t size = (size_t)height * width;
+    float *weighted = malloc(sizeof(float) * width * (2 * (size_t)channels + 2));
+    float *plain = weighted + (size_t)channels * width, *weight = plain + (size_t)channels * width;
+    float *support = weight + width;
+    for (int index = row_begin; index < row_end; index++) {
+        const int y = index % height;
+        const size_t b = index / height;
+        const float *f = values + b * channels * size, *w = weights + b * samples * size;
+        const float *s = shifts + 2 * b * samples * size;
+        if (mask)
+            sums(f, w, s, mask + b * size, weighted, plain, weight, support, y, channels, samples, height, width,
+                 radius, zeros_outside, 1);
+        else
+            sums(f, w, s, mask, weighted, plain, weight, support, y, channels, samples, height, width, radius,
+                 zeros_outside, 0);
+        for (int channel = 0; channel < channels; channel++) {
+            float *to = out + (b * channels + channel) * size + (size_t)y * width;
+            const float *wa = weighted + (size_t)channel * width, *a = plain + (size_t)channel * width;
+            for (int x = 0; x < width; x++) {
+                const float result = residual ? wa[x] - weight[x] / support[x] * a[x] : wa[x] / weight[x];
+                to[x] = covered(weight[x], support[x]) ? result : 0;
+            }
+        }
+        float *to = share + b * size + (size_t)y * width;
+        for (int x = 0; x < width; x++) to[x] = covered(weight[x], support[x]) ? support[x] / samples : 0;
+    }
+    free(weighted);
+}
+
+static inline __attribute__((always_inline)) void backward_row(
+    const float *restrict values, const float *restrict weights, const float *restrict shifts,
+    const float *restrict mask, const float *restrict grad, float *restrict grad_values, float *restrict grad_weights,
+    float *restrict grad_shifts, const float *restrict scale, const float *restrict centre,
+    const float *restrict reference, int y, int channels, int samples, int height, int width, int radius,
+    int zeros_outside, int masked, int scatter) {
+    const size_t size = (size_t)height * width, row = (size_t)y * width;
+    const float limit = radius + 1;
+    for (int sample = 0; sample < samples; sample++) {
+        const float *restrict w = weights + sample * size + row;
+        const float *restrict sx = shifts + 2 * sample * size + row;
+        const float *restrict sy = sx + size;
+        float *restrict grad_w = grad_weights + sample * size + row;
+        float *restrict grad_x = grad_shifts + 2 * sample * size + row;
+        float *restrict grad_y = grad_x + size;
+        memset(grad_w, 0, sizeof(float) * width);
+        memset(grad_x, 0, sizeof(float) * width);
+        memset(grad_y, 0, sizeof(float) * width);
+        for (int channel = 0; channel < channels; channel++) {
+            const float *restrict f = values + channel * size;
+            const float *restrict g = grad + channel * size + row;
+            const float *restrict ref = reference + (size_t)channel * width;
+            float *restrict to = scatter ? grad_values + channel * size : grad_values;
+            for (int x = 0; x < width; x++) {
+                const Neighbours n = neighbours(sx[x], sy[x], mask, x, y, height, width, radius, masked);
+                const float gx[2] = {1 - n.x, n.x}, gy[2] = {1 - n.y, n.y};
+                const float scaled = g[x] * scale[x], own = scaled * (w[x] - centre[x]);
+                float whole = 0, along_x = 0, along_y = 0;
+                for (int i = 0; i < 4; i++) {
+                    const float known = zeros_outside ? 1 - n.share[i] + n.known[i] : n.known[i];
+                    const float excess = n.share[i] * f[n.at[i]] - known * ref[x];
+                    whole += gx[i & 1] * gy[i >> 1] * excess;
+                    along_x += (i & 1 ? gy[i >> 1] : -gy[i >> 1]) * excess;
+                    along_y += (i >> 1 ? gx[i & 1] : -gx[i & 1]) * excess;
+                    if (scatter) to[n.at[i]] += own * gx[i & 1] * gy[i >> 1] * n.known[i];
+                }
+                grad_w[x] += scaled * whole;
+                grad_x[x] += fabsf(sx[x]) <= limit ? own * along_x : 0;
+                grad_y[x] += fabsf(sy[x]) <= limit ? own * along_y : 0;
+            }
+        }
+    }
+}
+
+/* Gradients of kernel_average. grad_values may be NULL; otherwise it starts at 0 and a call takes whole maps. */
+EXPORT void kernel_average_backward(const float *restrict values, const float *restrict weights,
+                                    const float *restrict shifts, const float *restrict mask,
+                                    const float *restrict grad, float *restrict grad_values,
+                                    float *restrict grad_weights, float *restrict grad_shifts, int row_begin,
+                                    int row_end, int channels, int samples, int height, int width, int radius,
+                                    int residual, int zeros_outside) {
+    const size_t size = (size_t)height * width;
+    float *weighted = malloc(sizeof(float) * width * (2 * (size_t)channels + 4));
+    float *plain = weighted + (size_t)channels * width, *weight = plain + (size_t)channels * width;
+    float *support = weight + width, *scale = support + width, *centre = scale + width;
+    for (int index = row_begin; index < row_end; index++) {
+        const int y = index % height;
+        const size_t b = index / height;
+        const float *f = values + b * channels * size, *w = weights + b * samples * size;
+        const float *s = shifts + 2 * b * samples * size, *m = mask ? mask + b * size : mask;
+        const float *g = grad + b * channels * size;
+        float *to_values = grad_values ? grad_values + b * channels * size : grad_values;
+        float *to_weights = grad_weights + b * samples * size, *to_shifts = grad_shifts + 2 * b * samples * size;
+        if (mask)
+            sums(f, w, s, m, weighted, plain, weight, support, y, channels, samples, height, width, radius,
+                 zeros_outside, 1);
+        else
+            sums(f, w, s, m, weighted, plain, weight, support, y, channels, samples, height, width, radius,
+                 zeros_outside, 0);
+        /* the result is the sum of scale (w - centre) a, and a constant of the value reference would not change it */
+        for (int x = 0; x < width; x++) {
+            const int there = covered(weight[x], support[x]);
+            scale[x] = !there ? 0 : residual ? 1 : 1 / weight[x];
+            centre[x] = there && residual ? weight[x] / support[x] : 0;
+            for (int channel = 0; channel < channels; channel++) {
+                const size_t at = (size_t)channel * width + x;
+                plain[at] = !there ? 0 : residual ? plain[at] / support[x] : weighted[at] / weight[x];
+            }
+        }
+#define BACKWARD(masked, scatter)                                                                                   \
+    backward_row(f, w, s, m, g, to_values, to_weights, to_shifts, scale, centre, plain, y, channels, samples, height, \
+                 width, radius, zeros_outside, masked, scatter)
+        if (mask && grad_values)
+            BACKWARD(1, 1);
+        else if (mask)
+            BACKWARD(1, 0);
+        else if (grad_values)
+            BACKWARD(0, 1);
+        else
+            BACKWARD(0, 0);
+#undef BACKWARD
+    }
+    free(weighted);
+}

@@ -1,0 +1,138 @@
+"""Sizes and holes of depth maps: reducing as protocols and sensors do, enlarging beside holes, filling holes.
+
+Outer edges map onto outer edges, whatever the ratio (``docs/conventions.md``).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stereopsis.types import Depth
+
+Enlargement = Literal["bicubic", "nearest"]
+Reduction = Literal["bicubic", "bilinear", "area", "cubic", "nearest", "every"]
+_REDUCTIONS: dict[Reduction, tuple[str, bool]] = {
+    "bicubic": ("bicubic", True),
+    "bilinear": ("bilinear", True),
+    "area": ("area", False),
+    "cubic": ("bicubic", False),
+    "nearest": ("nearest-exact", False),
+    "every": ("nearest", False),
+}
+
+
+def reduce(depth: Float[Tensor, "b c H W"], scale: float, how: Reduction = "bicubic") -> Float[Tensor, "b c h w"]:
+    """A dense map at 1/scale of its size, at least 1 x 1.
+
+    Args:
+        how: "bicubic" and "bilinear" widen their kernel by the scale (Pillow; the protocol of the papers); "area" is
+            the mean of what a pixel covers; "cubic" reads 4 x 4 pixels whatever the scale (OpenCV); "nearest" takes the
+            pixel in the middle, and "every" the top left one, which moves the map by half a small pixel.
+
+    Raises:
+        ValueError: the scale is below 1.
+    """
+    if not scale >= 1:
+        raise ValueError(f"scale is {scale:g}; it must be at least 1, for example 8.")
+    mode, antialias = _REDUCTIONS[how]
+    height, width = (max(round(side / scale), 1) for side in depth.shape[-2:])
+    return F.interpolate(depth, size=(height, width), mode=mode, antialias=antialias)
+
+
+def enlarge(depth: Depth, size: tuple[int, int], how: Enlargement = "bicubic") -> Depth:
+    """A small map at the image's size, with the same holes.
+
+    Bicubic as Pillow does it (a = -0.5): the networks have learnt to undo this filter. It reads holes filled from their
+    surroundings, so that what they held never shows, and a pixel is valid where the nearest one of the small map is.
+
+    Args:
+        size: (height, width) of the result.
+    """
+    valid = F.interpolate(depth.valid.float(), size=size, mode="nearest-exact") > 0
+    if how == "nearest":
+        large = F.interpolate(depth.depth, size=size, mode="nearest-exact")
+    else:
+        filled = fill_holes(depth.depth, depth.valid)
+        # with antialias, because it is that code which has Pillow's coefficient
+        large = F.interpolate(filled, size=size, mode="bicubic", antialias=True)
+    return Depth(torch.where(valid, large, 0.0), valid)
+
+
+def fill_holes(values: Float[Tensor, "b c h w"], valid: Bool[Tensor, "b 1|c h w"]) -> Float[Tensor, "b c h w"]:
+    """Holes filled smoothly from what lies around them (push-pull over a pyramid); 0 where nothing is valid."""
+    if valid.all():
+        return values
+    known = valid.expand_as(values)
+    sums, counts = torch.where(known, values, 0.0), known.to(values.dtype)
+    pyramid = [(sums, counts)]
+    while max(sums.shape[-2:]) > 1 and not counts.gt(0).all():
+        sums, counts = (F.avg_pool2d(t, 2, ceil_mode=True, count_include_pad=False) for t in (sums, counts))
+        pyramid.append((sums, counts))
+    filled = torch.zeros_like(sums)
+    for sums, counts in reversed(pyramid):
+        filled = F.interpolate(filled, size=sums.shape[-2:], mode="bilinear", align_corners=False)
+        filled = torch.where(counts > 0, sums / torch.where(counts > 0, counts, 1.0), filled)
+    return filled
+
+
+def unpack(
+    image: Float[Tensor, "b c h w"], depth: Depth | Float[Tensor, "b t h w"], valid: Bool[Tensor, "b 1|t h w"] | None
+) -> tuple[Float[Tensor, "b t h w"], Bool[Tensor, "b t h w"]]:
+    """What a model is called with, as values in float32 and a mask of their shape.
+
+    Args:
+        image: 1 or 3 channels.
+        depth: of the image's size.
+        valid: where a bare tensor may be used; by default where it is finite and positive.
+
+    Raises:
+        ValueError: sizes or numbers of channels that do not fit.
+    """
+    values = depth.depth if isinstance(depth, Depth) else depth
+    if isinstance(depth, Depth) and valid is None:
+        valid = depth.valid
+    if image.ndim != 4 or values.ndim != 4 or image[:, 0].shape != values[:, 0].shape:
+        raise ValueError(
+            f"the image is {tuple(image.shape)} and the map is {tuple(values.shape)}; both must have one batch and one "
+            "size, so enlarge the map first (stereopsis.upsampling.resample.enlarge)."
+        )
+    if image.shape[1] not in (1, 3):
+        raise ValueError(f"the image has {image.shape[1]} channels; it must have 1 or 3.")
+    finite = values.isfinite()
+    if valid is None:
+        return values.float(), finite & (values > 0)
+    if valid.shape not in (values.shape, values[:, :1].shape):
+        raise ValueError(f"the map is {tuple(values.shape)} and valid is {tuple(valid.shape)}; give one mask for it.")
+    return values.float(), (valid & finite).expand_as(values)
+
+
+def upsample(model: nn.Module, image: Float[Tensor, "b c H W"], depth: Depth) -> Depth:
+    """Depth at the size of the image, from a map of its size or a smaller one of any ratio.
+
+    Args:
+        model: of the family "upsampling"; its attribute ``enlargement`` ("bicubic" where it has none) says how it wants
+            the map enlarged.
+        image: in [0, 1].
+        depth: registered to the image.
+
+    Raises:
+        ValueError: the map is larger than the image, of another aspect, or has no valid pixel.
+    """
+    height, width = depth.depth.shape[-2:]
+    size = (image.shape[-2], image.shape[-1])
+    sizes = f"the depth map is {width}x{height} and the image is {size[1]}x{size[0]}"
+    if height > size[0] or width > size[1]:
+        raise ValueError(f"{sizes}; the map must not be larger than the image, so reduce it or give a larger image.")
+    # a pixel of rounding in either side of the small map is what reducing leaves
+    if abs(width * size[0] - height * size[1]) > max(size):
+        raise ValueError(f"{sizes}, another shape; crop one to what the other shows, or register the depth first.")
+    if not depth.valid.any():
+        raise ValueError("the depth map has no valid pixel; check its file, its unit and its mask.")
+    if (height, width) != size:
+        depth = enlarge(depth, size, getattr(model, "enlargement", "bicubic"))
+    return model(image, depth)

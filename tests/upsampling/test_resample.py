@@ -1,0 +1,134 @@
+"""Reducing, enlarging and filling of depth maps."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import nn
+
+from stereopsis.types import Depth
+from stereopsis.upsampling.classical import Interpolation, InterpolationConfig
+from stereopsis.upsampling.resample import enlarge, fill_holes, reduce, upsample
+
+BICUBIC = Interpolation(InterpolationConfig("bicubic"))
+
+
+def _map(h, w, seed=0):
+    return 1 + torch.rand(1, 1, h, w, generator=torch.Generator().manual_seed(seed))
+
+
+def _depth(values, valid=None):
+    valid = torch.ones_like(values, dtype=torch.bool) if valid is None else valid
+    return Depth(torch.where(valid, values, 0.0), valid)
+
+
+def _pillow(values, size):
+    picture = Image.fromarray(values[0, 0].numpy()).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(picture))[None, None]
+
+
+def test_bicubic_is_that_of_pillow_in_both_directions():
+    large = _map(48, 64)
+    small = reduce(large, 8)
+    torch.testing.assert_close(small, _pillow(large, (6, 8)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(enlarge(_depth(small), (48, 64)).depth, _pillow(small, (48, 64)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["bicubic", "bilinear", "area", "cubic", "nearest", "every"])
+def test_reductions(how):
+    flat = torch.full((2, 1, 40, 60), 3.0)
+    for scale, size in ((1, (40, 60)), (4, (10, 15)), (7.5, (5, 8)), (100, (1, 1))):
+        small = reduce(flat, scale, how)
+        assert small.shape == (2, 1, *size)
+        torch.testing.assert_close(small, torch.full_like(small, 3.0))
+    ramp = torch.arange(64.0).expand(1, 1, 64, 64)
+    middle = {"every": 24.0, "nearest": 28.0}.get(how, 27.5)
+    assert reduce(ramp, 8, how)[0, 0, 4, 3].item() == pytest.approx(middle)
+
+
+def test_enlarging_keeps_holes_where_they_are():
+    values, valid = _map(6, 8), torch.ones(1, 1, 6, 8, dtype=torch.bool)
+    valid[..., 2:4, 3:5] = False
+    for how in ("bicubic", "nearest"):
+        large = enlarge(_depth(values, valid), (24, 32), how)
+        expected = valid.repeat_interleave(4, 2).repeat_interleave(4, 3)
+        assert torch.equal(large.valid, expected)
+        assert large.depth[~large.valid].eq(0).all()
+        assert large.depth[large.valid].min() > 0.8  # no 0 of a hole reaches over its border
+
+
+@given(h=st.integers(1, 20), w=st.integers(1, 20), share=st.floats(0, 1), seed=st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_filling_keeps_what_is_known_and_stays_in_its_range(h, w, share, seed):
+    values = _map(h, w, seed)
+    valid = torch.rand(1, 1, h, w, generator=torch.Generator().manual_seed(seed)) >= share
+    results = []
+    for content in (0.0, 1e6, math.nan):
+        results.append(fill_holes(torch.where(valid, values, content), valid))
+    filled = results[0]
+    assert all(torch.equal(filled, other) for other in results[1:])
+    assert torch.equal(filled[valid], values[valid])
+    if valid.any():
+        assert filled.min() >= values[valid].min() - 1e-5
+        assert filled.max() <= values[valid].max() + 1e-5
+    else:
+        assert filled.eq(0).all()
+
+
+def test_each_map_of_a_batch_is_filled_from_itself():
+    values = torch.tensor([1.0, 5.0]).view(2, 1, 1, 1).expand(2, 1, 9, 9)
+    valid = torch.zeros(2, 1, 9, 9, dtype=torch.bool)
+    valid[..., 0, 0] = True
+    torch.testing.assert_close(fill_holes(values.masked_fill(~valid, 0), valid), values.contiguous())
+
+
+class _Seen(nn.Module):
+    def __init__(self, enlargement):
+        super().__init__()
+        self.enlargement = enlargement
+
+    def forward(self, image, depth):
+        return depth
+
+
+@pytest.mark.parametrize("size", [(30, 40), (31, 40), (33, 44), (60, 80), (225, 300)])
+def test_upsampling_takes_any_ratio(size):
+    image = torch.rand(1, 3, *size)
+    result = upsample(BICUBIC, image, _depth(_map(30, 40)))
+    assert result.depth.shape == (1, 1, *size)
+    assert result.valid.all()
+
+
+def test_a_map_of_the_images_size_is_left_alone_and_the_model_chooses_the_filter():
+    small = _depth(_map(6, 8))
+    assert upsample(BICUBIC, torch.rand(1, 3, 6, 8), small) is not None
+    assert torch.equal(upsample(_Seen("nearest"), torch.rand(1, 3, 6, 8), small).depth, small.depth)
+    nearest = upsample(_Seen("nearest"), torch.rand(1, 3, 24, 32), small).depth
+    assert set(nearest.unique().tolist()) == set(small.depth.unique().tolist())
+
+
+@pytest.mark.parametrize(
+    ("image", "depth", "words"),
+    [
+        ((20, 40), (30, 40), "must not be larger"),
+        ((60, 100), (30, 40), "another shape"),
+        ((240, 640), (60, 80), "another shape"),
+        ((60, 80), None, "no valid pixel"),
+    ],
+)
+def test_bad_input_is_refused_in_one_sentence(image, depth, words):
+    given = _depth(torch.zeros(1, 1, 30, 40), torch.zeros(1, 1, 30, 40, dtype=torch.bool))
+    given = given if depth is None else _depth(_map(*depth))
+    with pytest.raises(ValueError, match=words) as error:
+        upsample(BICUBIC, torch.rand(1, 3, *image), given)
+    assert str(error.value).endswith(".")
+    assert "\n" not in str(error.value)
+
+
+def test_a_scale_below_one_is_refused():
+    with pytest.raises(ValueError, match=r"scale is 0\.5; it must be at least 1"):
+        reduce(_map(8, 8), 0.5)
