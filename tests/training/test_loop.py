@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from stereopsis.data.scenes import SceneConfig
+from stereopsis.data.sensors import SensorConfig
 from stereopsis.data.textures import make_bank
 from stereopsis.matching.anynet import AnyNet
 from stereopsis.matching.hitnet import HITNet, HITNetConfig
@@ -18,6 +19,8 @@ from stereopsis.matching.losses import AnyNetLossConfig
 from stereopsis.training import loop
 from stereopsis.training.loop import rate_share, train
 from stereopsis.training.recipes import RECIPES, Phase, Recipe
+from stereopsis.upsampling.dkn import DKN, DKNConfig
+from stereopsis.zoo.registry import get_entry
 
 SCENE = SceneConfig(height=64, width=64, max_disparity=20.0, surfaces=(1, 2))
 TINY = Recipe(
@@ -250,6 +253,41 @@ def test_losses_of_another_network_are_refused(tmp_path, bank):
         train(replace(TINY, model="anynet"), AnyNet(), tmp_path, bank=bank)
 
 
+GUIDED = replace(
+    TINY,
+    name="guided",
+    model="fdkn_x8",
+    phases=(Phase(4, 2, 0, SCENE, sensor=SensorConfig((4, 4))),),
+    loss=None,
+    ema=0.9,
+)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_upsampling_is_trained_by_the_same_loop(tmp_path, bank, fast):
+    def network():
+        torch.manual_seed(0)
+        return DKN(DKNConfig(fast=fast, widths=(8, 8)))
+
+    model = network()
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    means = train(GUIDED, model, tmp_path / "whole", bank=bank)
+    assert {"l1", "rmse", "bicubic"} <= means.keys()
+    # but for biases before a normalisation, which takes them away again
+    still = [name for name, value in model.named_parameters() if torch.equal(value, before[name])]
+    assert not [name for name in still if name.endswith("weight")]
+    with pytest.raises(_PowerCutError):
+        train(GUIDED, network(), tmp_path / "cut", bank=bank, progress=_cut_after(3))
+    train(GUIDED, network(), tmp_path / "cut", bank=bank, resume=True)
+    states = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["ema"] for name in ("whole", "cut")]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_upsampling_takes_no_pairs(tmp_path, bank):
+    with pytest.raises(ValueError, match="not measured on stereo pairs; leave the pairs out"):
+        train(GUIDED, DKN(DKNConfig(fast=True)), tmp_path, bank=bank, pairs=[1])
+
+
 # --- real pairs
 
 
@@ -377,5 +415,6 @@ def test_recipes_fit_the_network(name):
     for phase in recipe.phases:
         assert phase.scene.height % 64 == 0
         assert phase.scene.width % 64 == 0
-        assert phase.scene.max_disparity < phase.max_disparity
+        assert (phase.sensor is None) == (get_entry(recipe.model).family == "matching")
+        assert phase.sensor is not None or phase.scene.max_disparity < phase.max_disparity
         assert phase.steps % 2 == 0  # a scene and its mirror image

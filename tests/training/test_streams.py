@@ -8,9 +8,10 @@ import torch
 
 from stereopsis.data.augment import NO_EFFECTS
 from stereopsis.data.scenes import SceneConfig, render
+from stereopsis.data.sensors import SensorConfig
 from stereopsis.data.textures import make_bank
 from stereopsis.training.recipes import Phase, Recipe
-from stereopsis.training.streams import PairStream, SceneStream, visible_by_truth
+from stereopsis.training.streams import GuidedStream, PairStream, SceneStream, visible_by_truth
 
 SCENE = SceneConfig(height=64, width=64, max_disparity=20.0, surfaces=(1, 2))
 TINY = Recipe(
@@ -131,3 +132,57 @@ def test_what_stands_behind_is_not_visible():
     visible = visible_by_truth(disparity, torch.ones_like(disparity, dtype=torch.bool))[0, 0, 1]
     # the front covers right columns 8 to 17, which the background would fill from left columns 12 to 21
     assert visible.tolist() == [k >= 4 and not 12 <= k < 20 for k in range(40)]
+
+
+# --- guided upsampling
+
+GUIDED = replace(TINY, phases=(Phase(20, 3, 0, SCENE, NO_EFFECTS, SensorConfig((4, 4))),))
+
+
+def test_guides_are_the_left_views_beside_their_maps(bank):
+    """Up to the turn and the flip that a batch draws."""
+    matched = set()
+    for step in range(8):
+        batch = GuidedStream(GUIDED, bank)(step)
+        view = SceneStream(GUIDED, bank).scenes(step, 0, 1)
+        assert batch.image.shape == (3, 3, 64, 64)
+        assert batch.truth.shape == batch.depth.depth.shape == (3, 1, 64, 64)
+        assert batch.depth.valid.all()
+        turns = {
+            "as it is": lambda t: t,
+            "flipped": lambda t: t.flip(2),
+            "turned": lambda t: t.transpose(2, 3),
+            "both": lambda t: t.transpose(2, 3).flip(2),
+        }
+        # a camera without effects still has its saturation
+        grey = batch.image.mean(1, keepdim=True)
+        distance = {k: (grey - f(view.left).mean(1, keepdim=True)).abs().mean().item() for k, f in turns.items()}
+        turn = min(distance, key=distance.__getitem__)
+        assert distance[turn] < 0.01
+        matched.add(turn)
+        disparity = turns[turn](view.disparity)
+        for truth, d in zip(batch.truth.flatten(1), disparity.flatten(1), strict=True):
+            order = d.argsort()
+            steps = truth[order].diff()
+            assert (steps >= -1e-6).all() or (steps <= 1e-6).all()  # disparity or depth: it rises or falls with it
+    assert len(matched) > 2
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_a_guided_batch_depends_on_its_step_alone(bank, step):
+    stream = GuidedStream(GUIDED, bank)
+    for earlier in range(step):
+        stream(earlier)
+    batch, fresh = stream(step), GuidedStream(GUIDED, bank)(step)
+    _same(batch, fresh)
+    _same(batch.depth, fresh.depth)
+
+
+def test_a_blind_sensor_has_a_grey_guide(bank):
+    phase = replace(GUIDED.phases[0], sensor=SensorConfig((4, 4), blind=1.0))
+    assert (GuidedStream(replace(GUIDED, phases=(phase,)), bank)(0).image == 0.5).all()
+
+
+def test_matching_recipes_have_no_sensor(bank):
+    with pytest.raises(ValueError, match="the recipe tiny states no sensor, which upsampling needs"):
+        GuidedStream(TINY, bank)(0)

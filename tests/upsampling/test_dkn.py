@@ -225,6 +225,23 @@ def test_one_pass_of_dkn_in_training_has_the_same_numbers():
     torch.testing.assert_close(stream(x), expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(33, 46), (8, 8), (5, 3)])
+def test_a_sparse_pass_of_dkn_answers_for_the_first_pixel_of_each_block(size):
+    model = _network(DKN_X8)
+    image, depth, valid = _scene(2, *size)
+    with torch.inference_mode():
+        whole, sparse = (model(image, depth, valid, sparse=sparse) for sparse in (False, True))
+    assert torch.allclose(whole.depth[..., ::4, ::4], sparse.depth[..., ::4, ::4], atol=1e-5)
+    assert torch.equal(whole.valid[..., ::4, ::4], sparse.valid[..., ::4, ::4])
+    assert not torch.equal(whole.depth, sparse.depth)
+
+
+def test_a_sparse_pass_of_fdkn_is_a_whole_one():
+    model, scene = _network(FDKN_X8), _scene(1, 20, 24)
+    with torch.inference_mode():
+        assert torch.equal(model(*scene).depth, model(*scene, sparse=True).depth)
+
+
 def test_blocks_of_fdkn_come_back_in_order():
     """On an image of indices: what a block's channel says arrives at the pixel that the channel came from."""
     stream = FDKNStream(1, FDKN_X8)

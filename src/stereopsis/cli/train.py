@@ -117,7 +117,7 @@ def _start_from(model: nn.Module, initial: str, entry: ModelEntry) -> None:
     if initial in list_models():
         model.load_state_dict(load(initial).state_dict())
     else:
-        load_into(model, initial, entry)
+        load_into(model, initial, entry, any_config=True)
 
 
 def _open_pairs(folder: Path, dataset: str) -> StereoDataset:

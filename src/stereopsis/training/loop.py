@@ -21,8 +21,9 @@ from stereopsis.io.atomic import atomic_write
 from stereopsis.training.monitor import Monitor
 from stereopsis.training.muon import Muon
 from stereopsis.training.objectives import make_objective
-from stereopsis.training.recipes import Recipe
-from stereopsis.training.streams import PairStream, SceneStream, Stream
+from stereopsis.training.recipes import Phase, Recipe
+from stereopsis.training.streams import GuidedStream, PairStream, SceneStream, Stream
+from stereopsis.upsampling.dkn import DKN
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +80,11 @@ def train(
 
     Raises:
         FileNotFoundError: resume is asked for and there is no checkpoint.
-        ValueError: the checkpoint was made by another recipe.
+        ValueError: the checkpoint was made by another recipe; pairs are given to train or measure upsampling on.
     """
+    guided = isinstance(model, DKN)
+    if guided and (pairs is not None or evaluate):
+        raise ValueError("Upsampling is trained on scenes and not measured on stereo pairs; leave the pairs out.")
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.pt"
     accelerator = Accelerator(cpu=str(device) == "cpu", mixed_precision="no")
@@ -108,7 +112,8 @@ def train(
 
     stream: Stream
     if pairs is None:
-        stream = SceneStream(recipe, (bank or make_bank()).to(accelerator.device))
+        scenes = GuidedStream if guided else SceneStream
+        stream = scenes(recipe, (bank or make_bank()).to(accelerator.device))
     else:
         stream = PairStream(recipe, pairs, accelerator.device)
     rank, ranks = accelerator.process_index, accelerator.num_processes
@@ -119,7 +124,7 @@ def train(
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             optimizer.param_groups[0]["lr"] = peak * share
         batch = stream(step, rank, ranks)
-        values = _step(accelerator, objective, prepared, recipe, batch, recipe.phase_at(step).max_disparity)
+        values = _step(accelerator, objective, prepared, recipe, batch, recipe.phase_at(step))
         if average is not None:
             average.update_parameters(model)
         for name, value in values.items():
@@ -177,9 +182,9 @@ def _step(
     optimizers: Sequence[torch.optim.Optimizer],
     recipe: Recipe,
     batch: Any,
-    max_disparity: int,
+    phase: Phase,
 ) -> dict[str, float]:
-    terms, watched = objective(batch, max_disparity)
+    terms, watched = objective(batch, phase)
     loss = torch.stack(list(terms.values())).sum()
     objective.zero_grad(set_to_none=True)
     accelerator.backward(loss)

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from stereopsis.matching.anynet import AnyNet
 from stereopsis.matching.hitnet import HITNet
 from stereopsis.matching.losses import AnyNetLossConfig, HITNetLossConfig, anynet_loss, hitnet_loss, view_loss
-from stereopsis.training.recipes import Recipe
-from stereopsis.training.streams import Batch
+from stereopsis.training.recipes import Phase, Recipe
+from stereopsis.training.streams import Batch, GuidedBatch
+from stereopsis.upsampling.dkn import DKN, STRIDE
 
 Terms = dict[str, Tensor]
 
@@ -24,13 +25,13 @@ class HITNetObjective(nn.Module):
         super().__init__()
         self.model, self.recipe = model, recipe
 
-    def forward(self, batch: Batch, max_disparity: int) -> tuple[Terms, Terms]:
+    def forward(self, batch: Batch, phase: Phase) -> tuple[Terms, Terms]:
         """The weighted terms, whose sum is the loss, and what is only watched."""
         left, right = 2 * batch.left - 1, 2 * batch.right - 1
         with torch.autocast(left.device.type, torch.bfloat16, enabled=self.recipe.bf16):
-            stages = self.model.stages(left, right, max_disparity)
+            stages = self.model.stages(left, right, phase.max_disparity)
             if batch.truth is None:
-                mirror = self.model.stages(right.flip(-1), left.flip(-1), max_disparity)
+                mirror = self.model.stages(right.flip(-1), left.flip(-1), phase.max_disparity)
         found = stages.refined[-1][:, :1]
         if batch.truth is None:
             return view_loss(
@@ -59,13 +60,13 @@ class AnyNetObjective(nn.Module):
         self.model, self.recipe = model, recipe
         model.compute_dtype = torch.bfloat16 if recipe.bf16 else torch.float32
 
-    def forward(self, batch: Batch, max_disparity: int) -> tuple[Terms, Terms]:
+    def forward(self, batch: Batch, phase: Phase) -> tuple[Terms, Terms]:
         """The weighted terms, whose sum is the loss, and what is only watched."""
         truth = batch.truth
         if truth is None:
             raise ValueError("AnyNet is trained with ground truth; these pairs have none.")
-        estimates = list(self.model.estimates(batch.left, batch.right, max_disparity))
-        terms = anynet_loss(estimates, truth, max_disparity, _constants(self.recipe, AnyNetLossConfig))
+        estimates = list(self.model.estimates(batch.left, batch.right, phase.max_disparity))
+        terms = anynet_loss(estimates, truth, phase.max_disparity, _constants(self.recipe, AnyNetLossConfig))
         watched = {}
         for number, estimate in enumerate(estimates, 1):
             error = (estimate.disparity.detach() - truth.disparity).abs()[truth.valid]
@@ -73,6 +74,25 @@ class AnyNetObjective(nn.Module):
         watched["epe"] = watched.pop(f"epe{len(estimates)}")
         watched["bad3"] = 100 * (error > 3).float().mean()
         return terms, watched
+
+
+class DKNObjective(nn.Module):
+    """L1 to the true map, in shares of its range (section 3.3)."""
+
+    def __init__(self, model: DKN, recipe: Recipe) -> None:
+        super().__init__()
+        self.model, self.recipe = model, recipe
+        model.compute_dtype = torch.bfloat16 if recipe.bf16 else torch.float32
+
+    def forward(self, batch: GuidedBatch, phase: Phase) -> tuple[Terms, Terms]:
+        """The weighted terms, whose sum is the loss, and what is only watched: RMSE on [0, 255], and bicubic's."""
+        found = self.model(batch.image, batch.depth, sparse=True)
+        step = 1 if self.model.config.fast else STRIDE
+        at = (..., slice(None, None, step), slice(None, None, step))
+        span = batch.truth.amax((1, 2, 3), keepdim=True) - batch.truth.amin((1, 2, 3), keepdim=True)
+        error, start = (((depth.depth - batch.truth) / span)[at][found.valid[at]] for depth in (found, batch.depth))
+        rmse, bicubic = (255 * values.detach().square().mean().sqrt() for values in (error, start))
+        return {"l1": error.abs().mean()}, {"rmse": rmse, "bicubic": bicubic}
 
 
 def _constants(recipe: Recipe, kind: type[Any]) -> Any:
@@ -91,4 +111,6 @@ def make_objective(model: nn.Module, recipe: Recipe) -> nn.Module:
         return HITNetObjective(model, recipe)
     if isinstance(model, AnyNet):
         return AnyNetObjective(model, recipe)
-    raise ValueError(f"The recipe {recipe.name} trains {recipe.model}; the loop trains HITNet and AnyNet.")
+    if isinstance(model, DKN):
+        return DKNObjective(model, recipe)
+    raise ValueError(f"The recipe {recipe.name} trains {recipe.model}; the loop trains HITNet, AnyNet and DKN.")

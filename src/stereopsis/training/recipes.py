@@ -9,6 +9,7 @@ from typing import Any
 
 from stereopsis.data.augment import NO_EFFECTS, AugmentConfig
 from stereopsis.data.scenes import SceneConfig
+from stereopsis.data.sensors import ANY_SENSOR, SensorConfig
 from stereopsis.matching.losses import AnyNetLossConfig, HITNetLossConfig
 
 
@@ -19,8 +20,9 @@ class Phase:
     Attributes:
         steps: optimiser steps.
         batch: scenes a step; each is rendered once and serves a second step in the mirror.
-        max_disparity: candidates searched; the trained network takes others at the call.
+        max_disparity: candidates searched; the trained network takes others at the call. 0 where nothing is matched.
         scene, augment: what is rendered, and what cameras do to it.
+        sensor: what makes the depth that is to be upsampled; None for matching.
     """
 
     steps: int
@@ -28,6 +30,7 @@ class Phase:
     max_disparity: int
     scene: SceneConfig
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    sensor: SensorConfig | None = None
 
 
 # what a run of thousands of steps, not millions, needs
@@ -50,6 +53,7 @@ class Recipe:
         ema: decay of the weights' moving average, which is then what is published; 0 for none.
         evaluate_every: steps between measurements on real pairs, where some are given.
         seed: of the first scene and of the initial weights; a run sees every scene once, and its mirror image.
+        loss: constants of the matching losses; the others have none.
     """
 
     name: str
@@ -64,7 +68,7 @@ class Recipe:
     ema: float = 0.0
     evaluate_every: int = 500
     seed: int = 1_000_000
-    loss: HITNetLossConfig | AnyNetLossConfig = _SHORT_RUN
+    loss: HITNetLossConfig | AnyNetLossConfig | None = _SHORT_RUN
 
     @property
     def steps(self) -> int:
@@ -123,6 +127,25 @@ def _with(node: Any, path: list[str], text: str, name: str) -> Any:
 # exposure differs more between real cameras than the augmentation's defaults say
 _CAMERAS = AugmentConfig(brightness=0.4, contrast=0.3, asymmetric=0.1)
 _GAPS = {"open": 0.55, "thin": 0.3, "pierced": 0.3}
+# a guide stays where its depth is
+_GUIDES = replace(_CAMERAS, occluder=0.0, motion=0.05)
+_ROOMS = SceneConfig(256, 256, max_disparity=100, surfaces=(3, 14))
+
+
+def _upsampling(name: str, steps: int, seed: int, sensor: SensorConfig, rate: float = 0.02) -> Recipe:
+    return Recipe(
+        name=name,
+        model=name,
+        phases=(Phase(steps, 4, 0, _ROOMS, _GUIDES, sensor),),
+        learning_rate=rate,
+        weight_decay=0.01,
+        vector_learning_rate=rate / 10,
+        warmup=100,
+        ema=0.995,
+        seed=seed,
+        loss=None,
+    )
+
 
 RECIPES = {
     recipe.name: recipe
@@ -165,6 +188,12 @@ RECIPES = {
             seed=40_000_000,
             loss=AnyNetLossConfig(classification=1.0),
         ),
+        _upsampling("fdkn_x8.scenes", 3000, 60_000_000, SensorConfig((8, 8))),
+        # the next three from fdkn_x8.scenes' end
+        _upsampling("fdkn_x4.scenes", 1000, 70_000_000, SensorConfig((4, 4)), rate=0.01),
+        _upsampling("fdkn_x16.scenes", 1200, 80_000_000, SensorConfig((16, 16)), rate=0.01),
+        _upsampling("fdkn.any", 2200, 90_000_000, ANY_SENSOR, rate=0.01),
+        _upsampling("dkn_x8.scenes", 2500, 100_000_000, SensorConfig((8, 8))),
         # for --pairs: a user's own pairs, with ground truth or without, from a shipped weight
         Recipe(
             name="hitnet.finetune",

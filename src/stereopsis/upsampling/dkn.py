@@ -142,6 +142,11 @@ class DKNStream(Stream):
         x = self.down2(self.conv2(self.down1(self.conv1(x))))
         return self.head(self.conv5(self.conv4(self.conv3(x))))
 
+    def of_blocks(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3k2 h/4 w/4"]:
+        """The answer of each block's first pixel; outside the input is 0."""
+        right, below = (-x.shape[side] % STRIDE + AFTER - STRIDE + 1 for side in (-1, -2))
+        return self.every_fourth(F.pad(x, (BEFORE, right, BEFORE, below)))
+
     def shift_and_stitch(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3k2 h w"]:
         """:meth:`forward` as the paper does it (supplement, 1.1): 16 passes over shifted inputs; not for training."""
         height, width = (-(-side // STRIDE) * STRIDE for side in x.shape[-2:])
@@ -224,6 +229,7 @@ class DKN(nn.Module):
         depth: Depth | Float[Tensor, "b t h w"],
         valid: Bool[Tensor, "b 1|t h w"] | None = None,
         limits: tuple[float, float] | None = None,
+        sparse: bool = False,
     ) -> Depth:
         """Filters a depth map, or any map, under the guidance of an image.
 
@@ -234,6 +240,8 @@ class DKN(nn.Module):
                 sampled nor averaged; those with a sample in reach are filled, the others stay.
             limits: values that become 0 and 1 inside the network; by default each map's smallest and largest valid
                 one, so that neither unit nor range matters. The result is not clamped to them.
+            sparse: DKN answers for the first pixel of each 4 x 4 block alone, at about the cost of FDKN, and what the
+                others get is of no use. For training, where more images teach more than more pixels of each.
 
         Returns:
             The map in the unit of the input, with as many channels.
@@ -248,7 +256,7 @@ class DKN(nn.Module):
         values = torch.where(known, (values - low) / (high - low), 0.0)
         whole = bool(known.all())
         filled = values if whole else fill_holes(values, known)
-        weights, shifts = self.kernels(image, filled)
+        weights, shifts = self.kernels(image, filled, sparse)
         average, support = kernel_average(
             values,
             weights,
@@ -265,13 +273,14 @@ class DKN(nn.Module):
         return Depth(torch.where(good, result, 0.0).view(b, t, h, w), good.view(b, t, h, w))
 
     def kernels(
-        self, image: Float[Tensor, "b c h w"], target: Float[Tensor, "b*t 1 h w"]
+        self, image: Float[Tensor, "b c h w"], target: Float[Tensor, "b*t 1 h w"], sparse: bool = False
     ) -> tuple[Float[Tensor, "b*t k2 h w"], Float[Tensor, "b*t 2*k2 h w"]]:
         """How every pixel weighs its samples, and where they are.
 
         Args:
             image: in [0, 1].
             target: a dense map in [0, 1], one or several for each image.
+            sparse: as of :meth:`forward`; a block's pixels share the kernel of its first one.
 
         Returns:
             Weights in (0, 1), before their mean is subtracted or their sum made 1; and the positions from the pixel
@@ -279,8 +288,10 @@ class DKN(nn.Module):
         """
         size = target.shape[-2:]
         with torch.autocast(target.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32):
-            maps = self.depth_stream(target).float()
-            guide = None if self.image_stream is None else self.image_stream(self._guidance(image)).float()
+            maps = self._stream(self.depth_stream, target, sparse)
+            guide = None
+            if self.image_stream is not None:
+                guide = self._stream(self.image_stream, self._guidance(image), sparse)
         split = [maps.shape[1] // 3, 2 * (maps.shape[1] // 3)]
         weights, offsets = maps.split(split, 1)
         weights = weights.sigmoid()
@@ -293,6 +304,12 @@ class DKN(nn.Module):
         weights, offsets = (self.depth_stream.arrange(t, size) for t in (weights, offsets))
         squeeze = (self.config.window - 1) / self.config.window if self.config.grid == "authors" else 1.0
         return weights, torch.add(self.grid, offsets, alpha=squeeze)
+
+    @staticmethod
+    def _stream(stream: Stream, x: Tensor, sparse: bool) -> Tensor:
+        if not (sparse and isinstance(stream, DKNStream)):
+            return stream(x).float()
+        return stream.of_blocks(x).float().repeat_interleave(STRIDE, -1).repeat_interleave(STRIDE, -2)
 
     def _guidance(self, image: Float[Tensor, "b c h w"]) -> Tensor:
         """The image as the stream reads it."""
@@ -353,6 +370,14 @@ _register("dkn_x8", DKN_X8, "DKN for depth of an eighth of the image's size, unt
 _register("fdkn_x4", FDKN_X4, "FDKN for depth of a quarter of the image's size, untrained")
 _register("fdkn_x8", FDKN_X8, "FDKN for depth of an eighth of the image's size, untrained")
 _register("fdkn_x16", FDKN_X16, "FDKN for depth of a sixteenth of the image's size, untrained")
+for _name, _config, _of in (
+    ("dkn_x8.scenes", DKN_X8, "an eighth of the image's size"),
+    ("fdkn_x4.scenes", FDKN_X4, "a quarter of the image's size"),
+    ("fdkn_x8.scenes", FDKN_X8, "an eighth of the image's size"),
+    ("fdkn_x16.scenes", FDKN_X16, "a sixteenth of the image's size"),
+    ("fdkn.any", replace(FDKN_X8, scale=None), "any size, however it was made, noisy and with holes"),
+):
+    _register(_name, _config, f"{'F' * _config.fast}DKN trained here on procedural scenes, for depth of {_of}")
 _register(
     "fdkn_x8.official",
     OFFICIAL,

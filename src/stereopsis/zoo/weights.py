@@ -104,12 +104,15 @@ def write_card(path: str | Path, card: ModelCard) -> Path:
     return _write(Path(path), tensors, card)
 
 
-def load_into(model: nn.Module, path: str | Path, entry: ModelEntry, *, verify: bool = False) -> ModelCard:
+def load_into(
+    model: nn.Module, path: str | Path, entry: ModelEntry, *, verify: bool = False, any_config: bool = False
+) -> ModelCard:
     """Fill a model from a weights file.
 
     Args:
         entry: the registry row the model was built from; architecture and config of the file must agree with it.
         verify: compare the file with ``checksums.json`` first, as is done for shipped files.
+        any_config: another config will do if the tensors fit, e.g. to train on for another scale.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -124,7 +127,7 @@ def load_into(model: nn.Module, path: str | Path, entry: ModelEntry, *, verify: 
             f"{entry.architecture}; choose the model they were made for."
         )
     wanted = _plain(entry.config_dict())
-    for key in sorted((wanted.keys() & card.config.keys()) - _NOT_COMPARED):
+    for key in sorted((wanted.keys() & card.config.keys()) - _NOT_COMPARED) if not any_config else ():
         if card.config[key] != wanted[key]:
             raise ValueError(
                 f"{path} was saved with {key}={card.config[key]!r} ({card.model or card.architecture}) but "
