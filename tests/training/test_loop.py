@@ -284,7 +284,7 @@ def test_upsampling_is_trained_by_the_same_loop(tmp_path, bank, fast):
 
 
 def test_upsampling_takes_no_pairs(tmp_path, bank):
-    with pytest.raises(ValueError, match="not measured on stereo pairs; leave the pairs out"):
+    with pytest.raises(ValueError, match="upsampling family is trained on scenes alone; leave the stereo pairs out"):
         train(GUIDED, DKN(DKNConfig(fast=True)), tmp_path, bank=bank, pairs=[1])
 
 

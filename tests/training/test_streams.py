@@ -11,7 +11,8 @@ from stereopsis.data.scenes import SceneConfig, render
 from stereopsis.data.sensors import SensorConfig
 from stereopsis.data.textures import make_bank
 from stereopsis.training.recipes import Phase, Recipe
-from stereopsis.training.streams import GuidedStream, PairStream, SceneStream, visible_by_truth
+from stereopsis.training.streams import PairStream, SceneStream, visible_by_truth
+from stereopsis.training.upsampling import GuidedStream
 
 SCENE = SceneConfig(height=64, width=64, max_disparity=20.0, surfaces=(1, 2))
 TINY = Recipe(

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,9 @@ from stereopsis.evaluation.benchmarks import BenchmarkPair
 from stereopsis.io.atomic import atomic_write
 from stereopsis.training.monitor import Monitor
 from stereopsis.training.muon import Muon
-from stereopsis.training.objectives import make_objective
 from stereopsis.training.recipes import Phase, Recipe
-from stereopsis.training.streams import GuidedStream, PairStream, SceneStream, Stream
-from stereopsis.upsampling.dkn import DKN
+from stereopsis.training.streams import PairStream, Stream
+from stereopsis.zoo.registry import get_entry
 
 logger = logging.getLogger(__name__)
 
@@ -80,11 +80,12 @@ def train(
 
     Raises:
         FileNotFoundError: resume is asked for and there is no checkpoint.
-        ValueError: the checkpoint was made by another recipe; pairs are given to train or measure upsampling on.
+        ValueError: the checkpoint was made by another recipe; pairs are given for another family than matching.
     """
-    guided = isinstance(model, DKN)
-    if guided and (pairs is not None or evaluate):
-        raise ValueError("Upsampling is trained on scenes and not measured on stereo pairs; leave the pairs out.")
+    family = get_entry(recipe.model).family
+    if family != "matching" and (pairs is not None or evaluate):
+        raise ValueError(f"The {family} family is trained on scenes alone; leave the stereo pairs out.")
+    methods = import_module(f"stereopsis.training.{family}")
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "checkpoint.pt"
     accelerator = Accelerator(cpu=str(device) == "cpu", mixed_precision="no")
@@ -106,14 +107,13 @@ def train(
             average.module.load_state_dict(state["ema"])
             average.n_averaged.fill_(state["step"])
         first, seconds, means, sums = (state[key] for key in ("step", "seconds", "means", "sums"))
-    objective, *prepared = accelerator.prepare(make_objective(model, recipe), *optimizers)
+    objective, *prepared = accelerator.prepare(methods.make_objective(model, recipe), *optimizers)
     peaks = [recipe.learning_rate, recipe.vector_learning_rate]
     monitor = Monitor(out, first // LOG_EVERY, evaluate) if accelerator.is_main_process else None
 
     stream: Stream
     if pairs is None:
-        scenes = GuidedStream if guided else SceneStream
-        stream = scenes(recipe, (bank or make_bank()).to(accelerator.device))
+        stream = methods.make_stream(recipe, (bank or make_bank()).to(accelerator.device))
     else:
         stream = PairStream(recipe, pairs, accelerator.device)
     rank, ranks = accelerator.process_index, accelerator.num_processes

@@ -14,11 +14,9 @@ from torch.utils.data import Dataset
 
 from stereopsis.data.augment import augment
 from stereopsis.data.scenes import SceneBatch, render
-from stereopsis.data.sensors import sense
 from stereopsis.data.textures import TextureBank
 from stereopsis.matching.losses import Truth, fit_slant
 from stereopsis.training.recipes import Phase, Recipe
-from stereopsis.types import Depth
 
 AUGMENT_SEED = 2**32  # keeps the numbers of the camera apart from those of the scene
 
@@ -37,25 +35,10 @@ class Batch:
     truth: Truth | None = None
 
 
-@dataclass(frozen=True)
-class GuidedBatch:
-    """What a step of guided upsampling sees.
-
-    Attributes:
-        image: the guide, in [0, 1].
-        depth: what a sensor gives, enlarged to the image's size.
-        truth: everywhere known.
-    """
-
-    image: Float[Tensor, "b 3 h w"]
-    depth: Depth
-    truth: Float[Tensor, "b 1 h w"]
-
-
 class Stream(Protocol):
     """The batch of any step and rank, the same whenever it is asked for: so a run can be resumed anywhere."""
 
-    def __call__(self, step: int, rank: int = 0, ranks: int = 1) -> Batch | GuidedBatch: ...
+    def __call__(self, step: int, rank: int = 0, ranks: int = 1) -> Any: ...
 
 
 class SceneStream:
@@ -80,41 +63,6 @@ class SceneStream:
         if self._rendered is None or self._rendered.seed != seed or self._phase != phase:
             self._rendered, self._phase = render(seed, phase.batch, self.bank, phase.scene), phase
         return self._rendered.mirrored() if step % 2 else self._rendered
-
-
-class GuidedStream:
-    """Guides and maps for upsampling: the left views of :class:`SceneStream`, half of the batches turned on their side.
-
-    A map is d or 1 / (d + c) of the disparity d, with c drawn anew, so that both disparity and depth are learned.
-    """
-
-    def __init__(self, recipe: Recipe, bank: TextureBank) -> None:
-        self.recipe, self.views = recipe, SceneStream(recipe, bank)
-
-    def __call__(self, step: int, rank: int = 0, ranks: int = 1) -> GuidedBatch:
-        scenes, phase = self.views.scenes(step, rank, ranks), self.recipe.phase_at(step)
-        if phase.sensor is None:
-            raise ValueError(f"a phase of the recipe {self.recipe.name} states no sensor, which upsampling needs.")
-        camera = AUGMENT_SEED + self.recipe.seed + step * ranks + rank
-        generator = torch.Generator().manual_seed(camera)
-        # the two arguments of a camera differ in exposure and noise only, so that one half of a batch may be either
-        half = (len(scenes.left) + 1) // 2
-        first, second = augment(scenes.left[:half], scenes.left[-half:], camera, phase.augment)
-        image = torch.cat([first[: len(scenes.left) - half], second])
-        device, size = image.device, (len(image), 1, 1, 1)
-        luck = torch.rand(4, *size, generator=generator).to(device)
-        near = scenes.disparity.amax((1, 2, 3), keepdim=True)
-        truth = torch.where(
-            luck[0] < 0.6, scenes.disparity / near, 0.1 / (scenes.disparity / near + 0.05 + luck[1].square())
-        )
-        image = torch.where(luck[2] < phase.sensor.blind, 0.5, image)
-        if torch.rand((), generator=generator) < 0.5:
-            image, truth = image.transpose(2, 3), truth.transpose(2, 3)
-        if torch.rand((), generator=generator) < 0.5:
-            image, truth = image.flip(2), truth.flip(2)
-        maps = [sense(part, phase.sensor, generator) for part in truth.split(1)]
-        depth = Depth(torch.cat([m.depth for m in maps]), torch.cat([m.valid for m in maps]))
-        return GuidedBatch(image.contiguous(), depth, truth)
 
 
 class PairStream:

@@ -1,4 +1,4 @@
-"""What a step of training makes smaller, as modules: a network with its losses around it."""
+"""Training of matching: a network with its losses around it, as a module, on the streams of pairs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from stereopsis.matching.anynet import AnyNet
 from stereopsis.matching.hitnet import HITNet
 from stereopsis.matching.losses import AnyNetLossConfig, HITNetLossConfig, anynet_loss, hitnet_loss, view_loss
 from stereopsis.training.recipes import Phase, Recipe
-from stereopsis.training.streams import Batch, GuidedBatch
-from stereopsis.upsampling.dkn import DKN, STRIDE
+from stereopsis.training.streams import Batch, SceneStream
 
 Terms = dict[str, Tensor]
+
+make_stream = SceneStream
 
 
 class HITNetObjective(nn.Module):
@@ -76,25 +77,6 @@ class AnyNetObjective(nn.Module):
         return terms, watched
 
 
-class DKNObjective(nn.Module):
-    """L1 to the true map, in shares of its range (section 3.3)."""
-
-    def __init__(self, model: DKN, recipe: Recipe) -> None:
-        super().__init__()
-        self.model, self.recipe = model, recipe
-        model.compute_dtype = torch.bfloat16 if recipe.bf16 else torch.float32
-
-    def forward(self, batch: GuidedBatch, phase: Phase) -> tuple[Terms, Terms]:
-        """The weighted terms, whose sum is the loss, and what is only watched: RMSE on [0, 255], and bicubic's."""
-        found = self.model(batch.image, batch.depth, sparse=True)
-        step = 1 if self.model.config.fast else STRIDE
-        at = (..., slice(None, None, step), slice(None, None, step))
-        span = batch.truth.amax((1, 2, 3), keepdim=True) - batch.truth.amin((1, 2, 3), keepdim=True)
-        error, start = (((depth.depth - batch.truth) / span)[at][found.valid[at]] for depth in (found, batch.depth))
-        rmse, bicubic = (255 * values.detach().square().mean().sqrt() for values in (error, start))
-        return {"l1": error.abs().mean()}, {"rmse": rmse, "bicubic": bicubic}
-
-
 def _constants(recipe: Recipe, kind: type[Any]) -> Any:
     if not isinstance(recipe.loss, kind):
         raise ValueError(f"The recipe {recipe.name} states {type(recipe.loss).__name__}, but needs {kind.__name__}.")
@@ -102,7 +84,7 @@ def _constants(recipe: Recipe, kind: type[Any]) -> Any:
 
 
 def make_objective(model: nn.Module, recipe: Recipe) -> nn.Module:
-    """The objective of a model's family.
+    """The objective of a network.
 
     Raises:
         ValueError: there is none.
@@ -111,6 +93,4 @@ def make_objective(model: nn.Module, recipe: Recipe) -> nn.Module:
         return HITNetObjective(model, recipe)
     if isinstance(model, AnyNet):
         return AnyNetObjective(model, recipe)
-    if isinstance(model, DKN):
-        return DKNObjective(model, recipe)
-    raise ValueError(f"The recipe {recipe.name} trains {recipe.model}; the loop trains HITNet, AnyNet and DKN.")
+    raise ValueError(f"The recipe {recipe.name} trains {recipe.model}; which is neither HITNet nor AnyNet.")
