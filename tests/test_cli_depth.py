@@ -43,6 +43,30 @@ def test_files(pair, tmp_path, capsys):
     assert cloud.colors.shape == (160 * 96, 3)
 
 
+def test_matching_small_views_and_upsampling(pair, tmp_path, capsys):
+    words = ["depth", *pair, "--out", str(tmp_path), "--model", "sgbm", "--fill", "--upsample", "joint-bilateral"]
+    assert main([*words, "--reduce", "2", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["upsample"] == "joint-bilateral"
+    assert (result["width"], result["height"]) == (160, 96)
+    assert result["depth"]["median"] == pytest.approx(Z, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--reduce", "2"], "--reduce is 2, but nothing brings the map back"),
+        (["--upsample", "sgbm"], "sgbm does not upsample"),
+        (["--upsample", "nearest", "--reduce", "0.5"], "scale is 0.5; it must be above 1"),
+    ],
+)
+def test_upsampling_that_makes_no_sense(pair, tmp_path, capsys, words, complaint):
+    out = tmp_path / "out"
+    assert main(["depth", *pair, "--out", str(out), "--model", "sgbm", *words]) == 2
+    assert complaint in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_text(pair, tmp_path, capsys):
     assert main(["depth", *pair, "--out", str(tmp_path / "out"), "--model", "sgbm"]) == 0
     printed = capsys.readouterr()

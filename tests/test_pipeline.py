@@ -6,7 +6,7 @@ import torch
 
 import stereopsis
 from stereopsis.io import write_image
-from stereopsis.pipeline import as_images
+from stereopsis.pipeline import ReducedMatcher, as_images
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +91,22 @@ def test_the_check_leaves_out_what_the_right_view_contradicts():
     assert columns == [0, 1, 2, 3, *range(24, 34)]
     assert (checked.disparity[~checked.valid] == 0).all()
     assert (checked.disparity[checked.valid] == 4).all()
+
+
+@pytest.mark.parametrize("size", [(60, 120), (59, 117)])
+def test_a_reduced_matcher_answers_at_full_size_in_full_pixels(size):
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 3, 24, 56, generator=generator)
+    wide = torch.nn.functional.interpolate(coarse, size=(size[0], size[1] + 12), mode="bicubic").clamp(0, 1)
+    left, right = wide[..., : size[1]], wide[..., 12:]
+    matcher, upsampler = (stereopsis.load(name) for name in ("sgbm", "bicubic"))
+    found = ReducedMatcher(matcher, upsampler, 2)(left, right, max_disparity=32)
+    assert found.disparity.shape == found.valid.shape == found.confidence.shape == (1, 1, *size)
+    assert found.disparity[found.valid].median() == pytest.approx(12, abs=0.3)
+    assert (found.disparity[~found.valid] == 0).all()
+    assert (found.confidence[~found.valid] == 0).all()
+
+
+def test_a_scale_that_does_not_reduce_is_refused():
+    with pytest.raises(ValueError, match="scale is 1; it must be above 1"):
+        ReducedMatcher(stereopsis.load("sgbm"), stereopsis.load("nearest"), 1)

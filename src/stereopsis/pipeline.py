@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from stereopsis.geometry import left_right_check
 from stereopsis.io import read_image
 from stereopsis.matching.anynet import AnyNet
-from stereopsis.types import Disparity
+from stereopsis.types import Depth, Disparity
+from stereopsis.upsampling.resample import upsample
 from stereopsis.zoo.registry import load
 
 View = str | Path | np.ndarray | Tensor
@@ -84,6 +87,37 @@ def match(
     right_map = Disparity(mirrored.disparity.flip(-1), mirrored.valid.flip(-1), mirrored.confidence.flip(-1))
     valid = left_right_check(found, right_map, check)
     return Disparity(torch.where(valid, found.disparity, 0.0), valid, found.confidence)
+
+
+class ReducedMatcher(nn.Module):
+    """A matcher that looks at small views, and an upsampler that brings its map back under the left one.
+
+    Args:
+        matcher: of the family "matching".
+        upsampler: of the family "upsampling"; it sees disparity, which it takes like depth.
+        scale: of the reduction, above 1.
+
+    Raises:
+        ValueError: the scale is not above 1.
+    """
+
+    def __init__(self, matcher: nn.Module, upsampler: nn.Module, scale: float) -> None:
+        super().__init__()
+        if not scale > 1:
+            raise ValueError(f"scale is {scale:g}; it must be above 1, for example 4.")
+        self.matcher, self.upsampler, self.scale = matcher, upsampler, scale
+
+    def forward(self, left: Tensor, right: Tensor, max_disparity: int | None = None) -> Disparity:
+        """Disparity of the left view, at its size and in its pixels; arguments as of the matcher."""
+        height, width = left.shape[-2:]
+        size = math.ceil(height / self.scale), math.ceil(width / self.scale)
+        views = (F.interpolate(view, size=size, mode="bilinear", antialias=True) for view in (left, right))
+        options = {} if max_disparity is None else {"max_disparity": math.ceil(max_disparity / self.scale)}
+        small: Disparity = self.matcher(*views, **options)
+        found = upsample(self.upsampler, left, Depth(small.disparity * (width / size[1]), small.valid))
+        valid = found.valid & (found.depth >= 0)
+        confidence = F.interpolate(small.confidence, size=(height, width), mode="bilinear")
+        return Disparity(torch.where(valid, found.depth, 0.0), valid, confidence * valid)
 
 
 def has_stages(model: nn.Module) -> bool:

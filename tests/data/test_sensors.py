@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 import torch
 
-from stereopsis.data.sensors import ANY_SENSOR, SensorConfig, sense
+from stereopsis.data.sensors import ANY_SENSOR, SensorConfig, misalign, sense
 from stereopsis.types import Depth
 from stereopsis.upsampling.resample import Reduction, enlarge, reduce
 
@@ -75,3 +75,14 @@ def test_every_filter_and_ratio_is_drawn(truth, monkeypatch):
     scales = torch.tensor([scale for scale, _ in seen])
     assert 2 <= scales.min() < 3
     assert 12 < scales.max() <= 16
+
+
+def test_guides_are_bent_by_about_the_given_distance():
+    ramp = torch.arange(80.0).expand(4, 3, 80, 80)
+    bent = misalign(ramp, 2.0, _generator())
+    moved = (bent - ramp)[..., 10:-10]
+    assert 1 < moved.std() < 2.2  # what lies between the drawn displacements moves less
+    assert moved.diff(dim=-1).abs().max() < 0.5
+    assert torch.equal(moved[:, 0], moved[:, 1])
+    assert misalign(ramp, 0.0, _generator()) is ramp
+    assert torch.allclose(misalign(ramp, 1e-6, _generator()), ramp, atol=1e-3)

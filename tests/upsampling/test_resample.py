@@ -1,6 +1,7 @@
 """Reducing, enlarging and filling of depth maps."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
+from torch.nn import functional as F
 
 from stereopsis.types import Depth
 from stereopsis.upsampling.classical import Interpolation, InterpolationConfig
-from stereopsis.upsampling.resample import enlarge, fill_holes, reduce, upsample
+from stereopsis.upsampling.resample import back_project, enlarge, fill_holes, reduce, upsample
 
 BICUBIC = Interpolation(InterpolationConfig("bicubic"))
 
@@ -132,3 +134,34 @@ def test_bad_input_is_refused_in_one_sentence(image, depth, words):
 def test_a_scale_below_one_is_refused():
     with pytest.raises(ValueError, match=r"scale is 0\.5; it must be at least 1"):
         reduce(_map(8, 8), 0.5)
+
+
+@pytest.mark.parametrize("holes", [False, True])
+def test_back_projection_comes_nearer_to_what_was_measured_and_to_the_truth(holes):
+    truth = F.interpolate(_map(9, 12), size=(72, 96), mode="nearest")
+    small = reduce(truth, 8)
+    valid = torch.ones_like(small, dtype=torch.bool)
+    if holes:
+        valid[..., 3:5, 4:6] = False
+    depth = _depth(torch.where(valid, small, 0.0), valid)
+    results = [enlarge(depth, (72, 96))]
+    for _ in range(3):
+        results.append(back_project(results[-1], depth))
+
+    def residual(result):
+        dense = fill_holes(result.depth, result.valid)
+        return (reduce(dense, 8) - small)[valid].square().mean()
+
+    assert all(residual(b) < 0.9 * residual(a) for a, b in pairwise(results))
+    errors = [(result.depth - truth)[result.valid].square().mean() for result in results]
+    assert errors[-1] < errors[0]
+    for result in results:
+        assert torch.equal(result.valid, results[0].valid)
+        assert (result.depth[~result.valid] == 0).all()
+    again = upsample(BICUBIC, torch.rand(1, 3, 72, 96), depth, back_projections=3)
+    assert torch.allclose(again.depth, results[-1].depth, atol=1e-5)
+
+
+def test_negative_back_projections_are_refused():
+    with pytest.raises(ValueError, match="back_projections is -1; it must not be negative"):
+        upsample(BICUBIC, torch.rand(1, 3, 8, 8), _depth(_map(4, 4)), back_projections=-1)

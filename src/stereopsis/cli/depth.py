@@ -36,6 +36,8 @@ def depth(
     dtype: DType = "float32",
     check: float | None = None,
     fill: bool = False,
+    upsample: str | None = None,
+    reduce: float | None = None,
     json: bool = False,
 ) -> None:
     """Metric depth and a point cloud of a rectified pair.
@@ -56,12 +58,16 @@ def depth(
         dtype: Precision to compute in.
         check: Match the right view too, and leave out what differs by more than this many pixels.
         fill: Fill holes of the disparity from the neighbours in the row.
+        upsample: Match smaller views and bring the disparity to full size by this upsampler, e.g. fdkn_x4.scenes.
+        reduce: How much smaller, with --upsample; the upsampler's own scale, or 4, if not given.
         json: Print JSON instead of text.
     """
     from stereopsis.calibration import read_calibration
+    from stereopsis.cli.upsample import load_upsampler
     from stereopsis.doctor import geometry_warnings
     from stereopsis.geometry import disparity_to_depth, unproject
     from stereopsis.io import read_image, write_depth, write_image, write_point_cloud
+    from stereopsis.pipeline import ReducedMatcher
     from stereopsis.rendering import depth_picture
     from stereopsis.visualization import side_by_side
 
@@ -73,7 +79,13 @@ def depth(
         raise ValueError(f"{sizes}; the two views of a rectified pair must have the same size.")
     height, width = views[0].shape[-2:]
     rig = fit_calibration(read_calibration(calibration, calibration_right), width, height)
+    if reduce is not None and upsample is None:
+        raise ValueError(f"--reduce is {reduce:g}, but nothing brings the map back; name an upsampler with --upsample.")
     matcher = load_matcher(model, weights, device, dtype)
+    if upsample is not None:
+        upsampler = load_upsampler(upsample, None, device, dtype)
+        own = getattr(getattr(upsampler, "config", None), "scale", None)
+        matcher = ReducedMatcher(matcher, upsampler, reduce or own or 4)
     for sentence in geometry_warnings(*views):
         warn(sentence)
     limit = max_disparity if max_disparity is not None else rig.ndisp
@@ -96,6 +108,7 @@ def depth(
         show_json(
             {
                 "model": model,
+                "upsample": upsample,
                 "width": width,
                 "height": height,
                 "depth": numbers,

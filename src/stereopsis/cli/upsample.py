@@ -25,6 +25,7 @@ def upsample(
     weights: Path | None = None,
     valid: Path | None = None,
     unit: float | None = None,
+    back_projections: int = 0,
     device: str = "cpu",
     dtype: DType = "float32",
     json: bool = False,
@@ -40,6 +41,7 @@ def upsample(
         weights: Safetensors file in place of the shipped weights.
         valid: Mask of the depth map's size (picture or .npy), 0 where the depth may not be used.
         unit: Metres per step of the depth file, e.g. 0.0002 for TUM; what the file states or is usual if not given.
+        back_projections: How often the result is pulled towards what the sensor measured; 1 or 2 for clean depth.
         device: Where to compute, e.g. cpu or cuda.
         dtype: Precision to compute in.
         json: Print JSON instead of text.
@@ -67,7 +69,7 @@ def upsample(
     small = Depth(torch.where(known, values, 0.0), known)
     start = time.perf_counter()
     with torch.inference_mode():
-        found = upsample(upsampler, guide.to(device), small.to(device)).to("cpu")
+        found = upsample(upsampler, guide.to(device), small.to(device), back_projections).to("cpu")
     seconds = time.perf_counter() - start
     # a correction can take depth beside a hole or a border below 0
     positive = found.valid & (found.depth > 0)

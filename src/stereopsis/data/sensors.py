@@ -25,6 +25,8 @@ class SensorConfig:
         noise: largest standard deviation of Gaussian noise, in shares of the map's range.
         holes: largest share of small pixels that are missing, half of them scattered, half in patches.
         blind: chance that the guide is a constant grey.
+        misaligned: standard deviation of where the guide shows an edge, in pixels: rigs and hand-made truths are not
+            exact, and who believes the guide alone draws edges where they are not.
     """
 
     scales: tuple[float, float] = (8.0, 8.0)
@@ -32,9 +34,10 @@ class SensorConfig:
     noise: float = 0.0
     holes: float = 0.0
     blind: float = 0.0
+    misaligned: float = 0.0
 
 
-ANY_SENSOR = SensorConfig((2.0, 16.0), get_args(Reduction), noise=0.02, holes=0.3, blind=0.05)
+ANY_SENSOR = SensorConfig((2.0, 16.0), get_args(Reduction), noise=0.02, holes=0.3, blind=0.1, misaligned=0.7)
 
 
 def sense(truth: Float[Tensor, "1 1 h w"], config: SensorConfig, generator: torch.Generator) -> Depth:
@@ -56,3 +59,16 @@ def sense(truth: Float[Tensor, "1 1 h w"], config: SensorConfig, generator: torc
         valid = valid.to(small.device)
     size = (truth.shape[-2], truth.shape[-1])
     return enlarge(Depth(torch.where(valid, small, 0.0), valid), size)
+
+
+def misalign(image: Float[Tensor, "b 3 h w"], spread: float, generator: torch.Generator) -> Float[Tensor, "b 3 h w"]:
+    """Images bent smoothly by random displacements of this standard deviation in pixels."""
+    if not spread:
+        return image
+    b, _, h, w = image.shape
+    bend = torch.randn(b, 2, 6, 6, generator=generator).to(image) * spread
+    bend = F.interpolate(bend, size=(h, w), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
+    rows, columns = torch.linspace(-1, 1, h, device=image.device), torch.linspace(-1, 1, w, device=image.device)
+    straight = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], -1)
+    grid = straight + bend * bend.new_tensor([2 / (w - 1), 2 / (h - 1)])
+    return F.grid_sample(image, grid, padding_mode="border", align_corners=True)

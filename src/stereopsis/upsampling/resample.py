@@ -111,7 +111,20 @@ def unpack(
     return values.float(), (valid & finite).expand_as(values)
 
 
-def upsample(model: nn.Module, image: Float[Tensor, "b c H W"], depth: Depth) -> Depth:
+def back_project(result: Depth, depth: Depth) -> Depth:
+    """A large map with what it differs by from the small one, once reduced (bicubic), added back.
+
+    Pulls an upsampled map towards what the sensor measured (Irani, Peleg, CVGIP 1991); holes pull nothing.
+    """
+    size = (result.depth.shape[-2], result.depth.shape[-1])
+    dense = fill_holes(result.depth, result.valid)
+    small = F.interpolate(dense, size=depth.depth.shape[-2:], mode="bicubic", antialias=True)
+    missing = torch.where(depth.valid, depth.depth - small, 0.0)
+    added = F.interpolate(missing, size=size, mode="bicubic", antialias=True)
+    return Depth(torch.where(result.valid, result.depth + added, 0.0), result.valid)
+
+
+def upsample(model: nn.Module, image: Float[Tensor, "b c H W"], depth: Depth, back_projections: int = 0) -> Depth:
     """Depth at the size of the image, from a map of its size or a smaller one of any ratio.
 
     Args:
@@ -119,10 +132,14 @@ def upsample(model: nn.Module, image: Float[Tensor, "b c H W"], depth: Depth) ->
             the map enlarged.
         image: in [0, 1].
         depth: registered to the image.
+        back_projections: how often the result is pulled towards what was measured; once or twice for clean sensors.
 
     Raises:
-        ValueError: the map is larger than the image, of another aspect, or has no valid pixel.
+        ValueError: the map is larger than the image, of another aspect, or has no valid pixel, or the number of
+            back-projections is negative.
     """
+    if back_projections < 0:
+        raise ValueError(f"back_projections is {back_projections}; it must not be negative.")
     height, width = depth.depth.shape[-2:]
     size = (image.shape[-2], image.shape[-1])
     sizes = f"the depth map is {width}x{height} and the image is {size[1]}x{size[0]}"
@@ -133,6 +150,8 @@ def upsample(model: nn.Module, image: Float[Tensor, "b c H W"], depth: Depth) ->
         raise ValueError(f"{sizes}, another shape; crop one to what the other shows, or register the depth first.")
     if not depth.valid.any():
         raise ValueError("the depth map has no valid pixel; check its file, its unit and its mask.")
-    if (height, width) != size:
-        depth = enlarge(depth, size, getattr(model, "enlargement", "bicubic"))
-    return model(image, depth)
+    same = (height, width) == size
+    result: Depth = model(image, depth if same else enlarge(depth, size, getattr(model, "enlargement", "bicubic")))
+    for _ in range(back_projections):
+        result = back_project(result, depth)
+    return result
