@@ -18,8 +18,11 @@ from stereopsis.matching.hitnet import HITNet, HITNetConfig
 from stereopsis.matching.losses import AnyNetLossConfig
 from stereopsis.training import loop
 from stereopsis.training.loop import rate_share, train
+from stereopsis.training.publish import publish
 from stereopsis.training.recipes import RECIPES, Phase, Recipe
+from stereopsis.types import StereoPair
 from stereopsis.upsampling.dkn import DKN, DKNConfig
+from stereopsis.zoo import load
 from stereopsis.zoo.registry import get_entry
 
 SCENE = SceneConfig(height=64, width=64, max_disparity=20.0, surfaces=(1, 2))
@@ -288,6 +291,27 @@ def test_upsampling_takes_no_pairs(tmp_path, bank):
         train(GUIDED, DKN(DKNConfig(fast=True)), tmp_path, bank=bank, pairs=[1])
 
 
+def test_codecs_are_trained_by_the_same_loop_and_published_ready_to_code(tmp_path, bank):
+    recipe = replace(GUIDED, name="codec", model="hyperprior.photos", phases=(Phase(4, 1, 0, SCENE),))
+
+    def network():
+        torch.manual_seed(0)
+        return get_entry("hyperprior.photos").build()
+
+    means = train(recipe, network(), tmp_path / "whole", bank=bank)
+    assert {"rate", "distortion", "bpp", "bpp_z", "psnr"} <= means.keys()
+    with pytest.raises(_PowerCutError):
+        train(recipe, network(), tmp_path / "cut", bank=bank, progress=_cut_after(3))
+    train(recipe, network(), tmp_path / "cut", bank=bank, resume=True)
+    states = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["ema"] for name in ("whole", "cut")]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    publish(tmp_path / "whole" / "checkpoint.pt", tmp_path / "codec.safetensors")
+    codec = load("hyperprior.photos", weights=tmp_path / "codec.safetensors")
+    view = torch.rand(1, 3, 40, 50, generator=torch.Generator().manual_seed(0))
+    coded = codec.compress(StereoPair(view, view), 4)
+    assert codec.decompress(coded).left.shape == view.shape
+
+
 # --- real pairs
 
 
@@ -415,6 +439,7 @@ def test_recipes_fit_the_network(name):
     for phase in recipe.phases:
         assert phase.scene.height % 64 == 0
         assert phase.scene.width % 64 == 0
-        assert (phase.sensor is None) == (get_entry(recipe.model).family == "matching")
-        assert phase.sensor is not None or phase.scene.max_disparity < phase.max_disparity
+        family = get_entry(recipe.model).family
+        assert (phase.sensor is None) == (family != "upsampling")
+        assert family != "matching" or phase.scene.max_disparity < phase.max_disparity
         assert phase.steps % 2 == 0  # a scene and its mirror image

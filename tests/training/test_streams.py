@@ -10,6 +10,7 @@ from stereopsis.data.augment import NO_EFFECTS
 from stereopsis.data.scenes import SceneConfig, render
 from stereopsis.data.sensors import SensorConfig
 from stereopsis.data.textures import make_bank
+from stereopsis.training.compression import ImageStream
 from stereopsis.training.recipes import Phase, Recipe
 from stereopsis.training.streams import PairStream, SceneStream, visible_by_truth
 from stereopsis.training.upsampling import GuidedStream
@@ -187,3 +188,22 @@ def test_a_blind_sensor_has_a_grey_guide(bank):
 def test_matching_recipes_have_no_sensor(bank):
     with pytest.raises(ValueError, match="the recipe tiny states no sensor, which upsampling needs"):
         GuidedStream(TINY, bank)(0)
+
+
+# --- codecs
+
+
+def test_codecs_see_scenes_and_photos_at_every_quality(bank):
+    recipe = replace(TINY, phases=(Phase(20, 2, 0, SCENE),))
+    stream = ImageStream(recipe, bank)
+    batches = [stream(step) for step in range(6)]
+    for step, batch in enumerate(batches):
+        assert batch.images.shape == (4, 3, 64, 64)
+        assert 0 <= batch.images.min() < batch.images.max() <= 1
+        _same(batch, ImageStream(recipe, bank)(step))
+    quality = torch.cat([batch.quality for batch in batches])
+    assert 1 <= quality.min() < 3
+    assert 6 < quality.max() <= 8
+    assert stream.photos
+    stream.photos = []
+    assert torch.equal(stream(0).images[:2], batches[0].images[:2])  # the scenes are the same without photos

@@ -54,16 +54,34 @@ def _dispatch(words: list[str]) -> int | None:
     from tyro import conf
     from tyro.extras import SubcommandApp
 
-    from stereopsis.cli import demo, depth, doctor, evaluate, import_, match, models, scenes, train, upsample
+    from stereopsis.cli import (
+        compress,
+        decompress,
+        demo,
+        depth,
+        doctor,
+        evaluate,
+        import_,
+        info,
+        match,
+        models,
+        scenes,
+        train,
+        upsample,
+    )
 
     app, evaluation = SubcommandApp(), SubcommandApp()
     app.command(demo.demo)
     app.command(match.match)
     app.command(depth.depth)
     app.command(upsample.upsample)
+    app.command(compress.compress)
+    app.command(decompress.decompress)
+    app.command(info.info)
     app.command(doctor.doctor)
     evaluation.command(evaluate.matching)
     evaluation.command(evaluate.upsampling)
+    evaluation.command(evaluate.compression)
     app.command(evaluation, name="evaluate", help="Measure a model against ground truth.")
     app.command(models.models)
     app.command(name="import")(import_.import_)

@@ -165,6 +165,90 @@ def upsampling(
     show_table(table)
 
 
+def compression(
+    data: Path,
+    model: str,
+    qualities: str = "1,2,4,6,8",
+    anchors: str = "",
+    limit: int | None = None,
+    weights: Path | None = None,
+    device: str = "cpu",
+    out: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Rate and distortion of a codec over pairs, in real bytes, and BD-rates against other codecs.
+
+    Args:
+        data: Manifest in JSON, as for matching: a list of objects with id, left, right and disparity.
+        model: Codec, see `stereopsis models`.
+        qualities: Of the codec, 1 to 8, separated by commas; at least three give a BD-rate.
+        anchors: Codecs to compare with, separated by commas: jpeg, webp, avif, jxl, hevc-intra, hevc-stereo, vvc-intra
+            (some need the extra `codecs`), or models.
+        limit: Only the first pairs.
+        weights: Safetensors file in place of the shipped weights of the codec.
+        device: Where to compute, e.g. cpu or cuda.
+        out: Also write the result as a JSON file.
+        json: Print JSON instead of tables.
+    """
+    from stereopsis.cli.compress import load_codec
+    from stereopsis.compression.codec import level_of
+    from stereopsis.evaluation.benchmarks import read_manifest
+    from stereopsis.evaluation.codecs import ANCHORS, codec_coder
+    from stereopsis.evaluation.compression import evaluate_compression
+    from stereopsis.io import atomic_write_text
+    from stereopsis.zoo import list_models
+
+    try:
+        steps = [float(part) for part in qualities.split(",")]
+    except ValueError:
+        raise ValueError(f"--qualities is {qualities!r}; give numbers with commas, for example 1,2,4,6,8.") from None
+    for quality in steps:
+        level_of(quality)
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit is {limit}; it must be at least 1.")
+    if out is not None and out.is_dir():
+        raise ValueError(f"--out is {out}, which is a folder; name a file.")
+    names = [name.strip() for name in anchors.split(",") if name.strip()]
+    known = [*ANCHORS, *list_models(family="compression")]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"there is no anchor {name!r}; choose from {', '.join(known)}.")
+    pairs = read_manifest(data)[:limit]
+    codec = codec_coder(load_codec(model, weights, device), steps)
+    others = [ANCHORS[n]() if n in ANCHORS else codec_coder(load_codec(n, device=device), steps) for n in names]
+    with progress_bar() as progress:
+        task = progress.add_task(model, total=len(pairs))
+        result = evaluate_compression(
+            codec,
+            pairs,
+            others,
+            progress=lambda done, _, name: progress.update(task, completed=done, description=name),
+        )
+    result |= {"weights": None if weights is None else weights.name}
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(out, json_format.dumps(result, indent=1, allow_nan=False) + "\n")
+    if json:
+        show_json(result)
+        return
+    table = new_table("codec", "setting", "bpp", "PSNR dB", "MS-SSIM", "encode s", "decode s", title=model)
+    keys = (("bpp", 4), ("psnr", 2), ("ms_ssim", 4), ("encode_seconds", 2), ("decode_seconds", 2))
+    curves = {model: result["points"]} | {name: anchor["points"] for name, anchor in result["anchors"].items()}
+    for name, points in curves.items():
+        for point in points:
+            setting = next(iter(point.values()))
+            cells = ("-" if point[key] is None else f"{point[key]:.{digits}f}" for key, digits in keys)
+            table.add_row(name, f"{setting:g}", *cells)
+        table.add_section()
+    show_table(table)
+    if names:
+        table = new_table("anchor", "BD-rate PSNR %", "BD-rate MS-SSIM %")
+        for name in names:
+            rates = (result[key][name] for key in ("bd_rate_psnr", "bd_rate_msssim"))
+            table.add_row(name, *("-" if rate is None else f"{rate:+.1f}" for rate in rates))
+        show_table(table)
+
+
 def _protocol_table(measured: dict[str, Any]) -> Table:
     """A row for each number of the public table, a column for each group of pairs."""
     from stereopsis.evaluation.protocols import get_protocol

@@ -177,7 +177,7 @@ def _evaluate_image(
     model: nn.Module, guided: GuidedImage, scale: float, reduction: Reduction, device: torch.device | str
 ) -> dict[str, Any]:
     image = read_image(guided.image)[None]
-    truth = _read_map(guided.depth)[None, None] * guided.scale_to_unit
+    truth = read_truth_map(guided)[None, None]
     if truth.shape[-2:] != image.shape[-2:]:
         raise ValueError(
             f"{guided.depth} is {truth.shape[-1]}x{truth.shape[-2]} but {guided.image} is "
@@ -205,13 +205,18 @@ def _evaluate_image(
     return row | {"seconds": round(seconds, 4)}
 
 
-def _read_map(path: Path) -> Float[Tensor, "h w"]:
-    """The stored numbers; every one of them is known in these data sets, also 0."""
+def read_truth_map(image: GuidedImage) -> Float[Tensor, "h w"]:
+    """The true map in the unit of its errors; every number of it is known in these data sets, also 0.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    path = image.depth
     stored = read_array(path, "depth")[0] if path.suffix.lower() in ARRAY_SUFFIXES else read_grey(path)[0]
     values = torch.from_numpy(stored.astype("float32"))
     if not values.isfinite().all():
         raise ValueError(f"{path} holds values that are not finite; this protocol needs a dense map, so fill it.")
-    return values
+    return values * image.scale_to_unit
 
 
 def _mean(rows: Iterable[dict[str, Any]]) -> dict[str, float | None]:

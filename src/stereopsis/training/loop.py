@@ -40,9 +40,9 @@ def rate_share(recipe: Recipe, step: int) -> float:
 
 
 def make_optimizers(recipe: Recipe, model: nn.Module) -> list[torch.optim.Optimizer]:
-    """Muon for the kernels, AdamW for the vectors."""
-    kernels = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
+    """Muon for the kernels of convolutions, AdamW for all else."""
+    kernels = [p for p in model.parameters() if p.ndim >= 4]
+    vectors = [p for p in model.parameters() if p.ndim < 4]
     return [
         Muon(kernels, lr=recipe.learning_rate, weight_decay=recipe.weight_decay),
         torch.optim.AdamW(vectors, lr=recipe.vector_learning_rate, weight_decay=0),

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from stereopsis.compression.codec import PairCodec
 from stereopsis.data.textures import installed_photos
 from stereopsis.zoo.registry import get_entry
 from stereopsis.zoo.weights import ModelCard, save_weights
@@ -58,5 +59,10 @@ def publish(
         licence=entry.licence,
         notes=notes,
     )
-    save_weights(path, state.get("ema", state["model"]), card, storage="float16")
+    model = entry.build()
+    model.load_state_dict(state.get("ema", state["model"]))
+    if isinstance(model, PairCodec):  # tables and whole numbers, of the weights as they will be stored
+        model.half().float()
+        model.finalize()
+    save_weights(path, model.state_dict(), card, storage="float16")
     return card

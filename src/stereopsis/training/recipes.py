@@ -45,8 +45,8 @@ class Recipe:
         name: of the weight.
         model: registry name of what is trained.
         phases: from small scenes, many a second, to large ones.
-        learning_rate, weight_decay: of Muon, which trains the kernels.
-        vector_learning_rate: of AdamW, which trains the biases.
+        learning_rate, weight_decay: of Muon, which trains the kernels of convolutions.
+        vector_learning_rate: of AdamW, which trains all else: biases, normalisations, gains.
         warmup: steps to these peaks; from there a cosine down to a fiftieth.
         clip: largest gradient norm.
         bf16: convolutions in bfloat16.
@@ -195,10 +195,21 @@ RECIPES = {
         ),
         # where the others start from
         _upsampling("fdkn_x8.scenes", 1600, 60_000_000, _sensor(8)),
-        _upsampling("fdkn_x4.scenes", 700, 70_000_000, _sensor(4), rate=0.01),
-        _upsampling("fdkn_x16.scenes", 700, 80_000_000, _sensor(16), rate=0.01),
-        _upsampling("fdkn.any", 1600, 90_000_000, ANY_SENSOR, rate=0.01),
-        _upsampling("dkn_x8.scenes", 1500, 100_000_000, _sensor(8)),
+        _upsampling("fdkn_x4.scenes", 500, 70_000_000, _sensor(4), rate=0.01),
+        _upsampling("fdkn_x16.scenes", 500, 80_000_000, _sensor(16), rate=0.01),
+        _upsampling("fdkn.any", 1200, 90_000_000, ANY_SENSOR, rate=0.01),
+        _upsampling("dkn_x8.scenes", 1200, 100_000_000, _sensor(8)),
+        Recipe(
+            name="hyperprior.photos",
+            model="hyperprior.photos",
+            phases=(Phase(6000, 4, 0, SceneConfig(192, 192, max_disparity=80, surfaces=(3, 10)), _GUIDES),),
+            learning_rate=0.02,
+            weight_decay=0.0,
+            vector_learning_rate=2e-3,
+            ema=0.995,
+            seed=110_000_000,
+            loss=None,
+        ),
         # for --pairs: a user's own pairs, with ground truth or without, from a shipped weight
         Recipe(
             name="hitnet.finetune",

@@ -1,0 +1,233 @@
+"""What every codec for pairs offers, whatever it does inside: pairs in, bytes out, and back."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from stereopsis.compression.bitstream import FINGERPRINT, Header, Reader, Record, Stream, check_size, pack
+from stereopsis.types import StereoPair
+
+QUALITIES = 8
+STEPS = 16  # levels from one whole quality to the next
+LEVELS = (QUALITIES - 1) * STEPS + 1
+
+T = TypeVar("T")
+
+
+def level_of(quality: float) -> int:
+    """The number of the nearest quality that a file can state, from 0 on in sixteenths.
+
+    Raises:
+        ValueError: not from 1 to 8.
+    """
+    if not 1 <= quality <= QUALITIES:
+        raise ValueError(f"quality is {quality:g}; it must lie in 1 to {QUALITIES}, for example 4.")
+    return round((quality - 1) * STEPS)
+
+
+def quality_of(level: int) -> float:
+    """The quality that a level stands for."""
+    return 1 + level / STEPS
+
+
+class PairCodec(nn.Module):
+    """A codec whose files decode to the symbols that were encoded, on every machine.
+
+    A codec implements :meth:`encode` and :meth:`decode`; what decides a probability in them must be computed exactly
+    (:mod:`stereopsis.compression.integer`).
+
+    Args:
+        name: what files say they were written by.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self._memory: dict[str, Any] = {}
+
+    @abstractmethod
+    def encode(self, views: list[Float[Tensor, "1 3 h w"]], level: int) -> list[Stream]:
+        """The streams of one or two views."""
+
+    @abstractmethod
+    def decode(self, streams: list[Stream], size: tuple[int, int], level: int) -> list[Float[Tensor, "1 3 h w"]]:
+        """The views of these streams, of this height and width; neither clamped nor rounded to 8 bits.
+
+        Raises:
+            ValueError: the streams do not decode to what was encoded.
+        """
+
+    @abstractmethod
+    def finalize(self) -> None:
+        """Store the whole numbers that decoding needs; call it after training, before the weights are saved."""
+
+    def compress(
+        self,
+        pair: StereoPair | Float[Tensor, "1 c h w"],
+        quality: float = 4.0,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> bytes:
+        """A file of one pair, or of one image.
+
+        Args:
+            pair: of any size, RGB or grey; its calibration is written too.
+            quality: 1 (small) to 8 (good), in sixteenths.
+            metadata: anything else that JSON holds, to be kept in the file.
+
+        Raises:
+            ValueError: more than one pair, values that are not finite, or a size or quality beyond the limits.
+        """
+        return pack(self.header(pair, metadata), [self.compress_record(pair, quality)])
+
+    def decompress(self, content: bytes, index: int = 0) -> StereoPair | Float[Tensor, "1 c h w"]:
+        """A pair of a file, or an image where a file holds images.
+
+        Args:
+            content: the file.
+            index: which pair of a sequence, from 0 on.
+
+        Raises:
+            ValueError: not such a file, damaged, or written with other weights.
+            IndexError: there are not as many pairs.
+        """
+        reader = Reader(content)
+        self.check_header(reader.header)
+        return self.decompress_record(reader.record(index), reader.header)
+
+    @torch.inference_mode()
+    def compress_record(self, pair: StereoPair | Float[Tensor, "1 c h w"], quality: float = 4.0) -> Record:
+        """A pair as one record of a file; arguments and errors as of :meth:`compress`."""
+        level = level_of(quality)
+        views = [pair.left, pair.right] if isinstance(pair, StereoPair) else [pair]
+        batch, channels, height, width = views[0].shape
+        if batch != 1 or channels not in (1, 3):
+            raise ValueError(f"a view has the shape {tuple(views[0].shape)}; it must be (1, 3, H, W) or (1, 1, H, W).")
+        check_size(width, height)
+        if not all(bool(view.isfinite().all()) for view in views):
+            raise ValueError("the image holds values that are not finite; replace them first.")
+        device = next(self.parameters()).device
+        ready = [view.to(device, torch.float32).clamp(0, 1).expand(-1, 3, -1, -1) for view in views]
+        record = Record(len(views), channels, level, width, height, tuple(self.encode(ready, level)))
+        return _bound(record)
+
+    def record_of_rate(self, pair: StereoPair | Float[Tensor, "1 c h w"], bpp: float, extra: int = 0) -> Record:
+        """A pair in the best quality that does not exceed a rate.
+
+        Args:
+            pair: as for :meth:`compress`.
+            bpp: bits of the record, and of the extra bytes, a pixel of all views.
+            extra: bytes that are counted too, as those of the file's header.
+
+        Raises:
+            ValueError: even quality 1 exceeds it; or as :meth:`compress`.
+        """
+        best, low, high = None, 0, LEVELS - 1
+        while low <= high:
+            level = (low + high) // 2
+            record = self.compress_record(pair, quality_of(level))
+            rate = 8 * (record.bytes + extra) / (record.views * record.width * record.height)
+            if rate <= bpp:
+                best, low = record, level + 1
+            elif level == 0:
+                raise ValueError(f"{bpp:g} bpp are too few, since quality 1 takes {rate:.4f}; allow as many.")
+            else:
+                high = level - 1
+        assert best is not None
+        return best
+
+    @torch.inference_mode()
+    def decompress_record(self, record: Record, header: Header) -> StereoPair | Float[Tensor, "1 c h w"]:
+        """The pair of a record, in [0, 1] and in steps of 1/255.
+
+        Raises:
+            ValueError: damaged, or written with other weights.
+        """
+        if record.level >= LEVELS:
+            raise ValueError(f"the file states quality {quality_of(record.level):g}, above {QUALITIES}; it is damaged.")
+        views = self.decode(list(_bound(record).streams), (record.height, record.width), record.level)
+        if len(views) != record.views:
+            raise ValueError(f"the file states {record.views} views but holds {len(views)}; it is damaged.")
+        if record.channels == 1:
+            views = [view.mean(1, keepdim=True) for view in views]
+        views = [(view.clamp(0, 1) * 255).round().cpu() / 255 for view in views]
+        return views[0] if record.views == 1 else StereoPair(views[0], views[1], calibration_of(header))
+
+    def header(self, pair: StereoPair | Tensor, metadata: Mapping[str, Any] | None = None) -> Header:
+        """Of a file that starts with this pair, and holds its calibration for all of them."""
+        content = dict(metadata or {})
+        if isinstance(pair, StereoPair) and pair.calibration is not None:
+            known = {key: value for key, value in asdict(pair.calibration).items() if value is not None}
+            content["calibration"] = known
+        return Header(self.name, self.fingerprint(), content)
+
+    def check_header(self, header: Header) -> None:
+        """
+        Raises:
+            ValueError: the file was written with other weights.
+        """
+        if header.fingerprint != self.fingerprint():
+            raise ValueError(
+                f"the file was written by {header.model} with weights {header.fingerprint.hex()}, but these weights of "
+                f"{self.name} are {self.fingerprint().hex()}; give the weights it was written with."
+            )
+
+    def fingerprint(self) -> bytes:
+        """Of the weights: the start of the SHA-256 of all tensors in the precision of weights files."""
+
+        def compute() -> bytes:
+            digest = hashlib.sha256()
+            for name, tensor in sorted(self.state_dict().items()):
+                stored = tensor.half() if tensor.is_floating_point() else tensor
+                digest.update(name.encode() + stored.cpu().contiguous().numpy().tobytes())
+            return digest.digest()[:FINGERPRINT]
+
+        return self.remember("fingerprint", compute)
+
+    def remember(self, key: str, compute: Callable[[], T]) -> T:
+        """What was computed of the weights, until they change (:meth:`forget`)."""
+        if key not in self._memory:
+            self._memory[key] = compute()
+        return self._memory[key]
+
+    def forget(self) -> None:
+        """Forget what was computed of the weights."""
+        self._memory.clear()
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        self.forget()
+        return super().load_state_dict(*arguments, **options)
+
+
+def _bound(record: Record) -> Record:
+    """With the symbols' checksums tied to what else decides the picture, or freed from it again."""
+    facts = struct.pack("<BBBHH", record.views, record.channels, record.level, record.width, record.height)
+    streams = [Stream(stream.payload, stream.check ^ zlib.crc32(facts)) for stream in record.streams]
+    return replace(record, streams=tuple(streams))
+
+
+def calibration_of(header: Header) -> Any:
+    """The rig that a file holds, None where it holds none.
+
+    Raises:
+        ValueError: what it holds is no calibration.
+    """
+    from stereopsis.calibration import StereoCalibration
+
+    stored = header.metadata.get("calibration")
+    if stored is None:
+        return None
+    try:
+        return StereoCalibration(**stored)
+    except TypeError:
+        raise ValueError("the calibration in the file is not one of a rectified rig; encode it again.") from None

@@ -1,0 +1,425 @@
+"""The hyperprior codec: one image, all rates, one weight.
+
+Balle, Minnen, Singh, Hwang, Johnston, "Variational image compression with a scale hyperprior", ICLR 2018
+(https://arxiv.org/abs/1802.01436), with the means of Minnen, Balle, Toderici, NeurIPS 2018, the gains of Cui et al.,
+"Asymmetric gained deep image compression with continuous rate adaptation", CVPR 2021, and, where the configuration says
+so, the two passes of He et al., "Checkerboard context model", CVPR 2021::
+
+    x ──g_a──► y ──× gain──► round(· - mean) ══ y symbols ══► + mean ──× inverse gain──► g_s ──► x_hat
+               │                      ▲ mean, scale                        │
+               └─h_a─► z ─► round ══ z symbols ══► h_s ─────► parameters ◄─┘ context (second pass)
+
+``g_a`` does not know the quality. The densities of y and z are those of the unscaled values; the quality chooses the
+steps they are rounded in, for each channel, and what ``g_s`` multiplies the steps back with.
+
+Everything between the symbols and ``mean, scale`` is computed in whole numbers (:mod:`stereopsis.compression.integer`).
+A mean is a multiple of 1/64 and what is coded is a whole number, so that the pixels alone feel float noise.
+
+Deviations from the papers: ReLU in place of leaky ReLU, to be simple where h_s is exact; gains of z that are constant
+between qualities; inverse gains of z that are the reciprocals of the gains; no auxiliary loss, because tables are
+centred on the median when they are built.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stereopsis.compression.bitstream import Stream
+from stereopsis.compression.codec import LEVELS, QUALITIES, PairCodec, quality_of
+from stereopsis.compression.entropy import (
+    PRIOR_REACH,
+    SCALE_MIN,
+    SCALE_STEP,
+    SCALES,
+    Decoder,
+    Encoder,
+    FactorizedPrior,
+    GaussianConditional,
+    Tables,
+    bits,
+    checksum,
+    gaussian_tables,
+    noisy,
+    scale_of,
+    tables_of_gaussians,
+)
+from stereopsis.compression.integer import FRACTION, LIMIT, IntegerConv, IntegerNet, shift_right, to_fixed
+from stereopsis.compression.layers import analysis, bounded, conv, deconv, round_through, synthesis
+from stereopsis.compression.losses import LAMBDA_MAX, LAMBDA_MIN
+from stereopsis.zoo.registry import register
+
+STRIDE = 64  # pixels of the input in one of z
+GAIN_BITS = 12  # behind the point of stored gains and their reciprocals
+STEP_BITS = 16  # behind the point of the stored steps of z
+MEAN_BITS = 6  # behind the point of a mean
+FAST = torch.channels_last  # a third of the time of the default on CPUs
+
+
+@dataclass(frozen=True)
+class HyperpriorConfig:
+    """The numbers of one variant; the defaults are the shipped shape.
+
+    Attributes:
+        widths: channels at 1/2, 1/4 and 1/8 (the papers' N).
+        latent: channels of y at 1/16 (the papers' M).
+        hyper: channels of z at 1/64 (the papers' N).
+        checkerboard: code y in two passes, the second with the neighbours of the first as context.
+    """
+
+    widths: tuple[int, int, int] = (32, 64, 128)
+    latent: int = 128
+    hyper: int = 64
+    checkerboard: bool = False
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a codec gives while it learns.
+
+    Attributes:
+        x_hat: the images, not clamped.
+        bits_y, bits_z: information of each image's latents and hyper-latents.
+    """
+
+    x_hat: Float[Tensor, "b 3 h w"]
+    bits_y: Float[Tensor, " b"]
+    bits_z: Float[Tensor, " b"]
+
+    @property
+    def bits(self) -> Float[Tensor, " b"]:
+        return self.bits_y + self.bits_z
+
+
+class Hyperprior(PairCodec):
+    """The codec; see the module's text for the parts and the deviations.
+
+    ``model(image, quality)`` is for training, :meth:`finalize` ends it, and ``model.compress(pair, quality)`` and
+    ``model.decompress(content)`` are for use. A pair is coded view by view.
+
+    Args:
+        config: the variant.
+        name: what files say they were written by.
+    """
+
+    gaussian: Tensor
+    z_frequencies: Tensor
+    z_first: Tensor
+    z_step: Tensor
+    y_gain: Tensor
+    y_inverse: Tensor
+    y_offset: Tensor
+
+    def __init__(self, config: HyperpriorConfig | None = None, name: str = "hyperprior") -> None:
+        super().__init__(name)
+        self.config = config = config or HyperpriorConfig()
+        self.compute_dtype = torch.float32
+        m, n = config.latent, config.hyper
+        self.g_a = analysis((3, *config.widths, m))
+        self.g_s = synthesis((m, *config.widths[::-1], 3))
+        self.h_a = nn.Sequential(conv(m, n, 3, 1), nn.ReLU(), conv(n, n), nn.ReLU(), conv(n, n))
+        relu = nn.ReLU()
+        self.h_s = IntegerNet(
+            nn.Sequential(deconv(n, m), relu, deconv(m, 3 * m // 2), relu, conv(3 * m // 2, 2 * m, 3, 1))
+        )
+        if config.checkerboard:
+            self.context = IntegerNet(nn.Sequential(conv(m, m, 5, 1)))
+            self.entropy_parameters = IntegerNet(
+                nn.Sequential(conv(3 * m, 2 * m, 1, 1), relu, conv(2 * m, 2 * m, 1, 1))
+            )
+        self.prior = FactorizedPrior(n)
+        self.conditional = GaussianConditional()
+        # The best step is as large as the error that lambda allows, whose square it divides.
+        exponents = torch.linspace(-0.25, 0.25, QUALITIES) * math.log(LAMBDA_MAX / LAMBDA_MIN)
+        self.log_gain = nn.Parameter(exponents[:, None].repeat(1, m))
+        self.log_inverse = nn.Parameter(-exponents[:, None].repeat(1, m))
+        self.log_gain_z = nn.Parameter(torch.zeros(QUALITIES, n))
+        # Whole numbers that the decoder's probabilities come from; see finalize().
+        self.register_buffer("gaussian", gaussian_tables())
+        self.register_buffer("z_frequencies", torch.zeros(QUALITIES, n, 2 * PRIOR_REACH + 2, dtype=torch.int32))
+        self.register_buffer("z_first", torch.zeros(QUALITIES, n, dtype=torch.int32))
+        self.register_buffer("z_step", torch.zeros(QUALITIES, n, dtype=torch.int32))
+        for buffer in ("y_gain", "y_inverse", "y_offset"):
+            self.register_buffer(buffer, torch.zeros(LEVELS, m, dtype=torch.int32))
+        self._start_of_scales()
+
+    def _start_of_scales(self) -> None:
+        """Let training start at scales about 1, where likelihoods have gradients."""
+        last = (self.entropy_parameters if self.config.checkerboard else self.h_s)[-1]
+        assert isinstance(last, IntegerConv)
+        with torch.no_grad():
+            last.bias[self.config.latent :] = -math.log(SCALE_MIN) / SCALE_STEP
+
+    # --- training
+
+    def forward(self, image: Float[Tensor, "b 3 h w"], quality: float | Float[Tensor, " b"] = 4.0) -> Reconstruction:
+        """Codes images with noise in place of rounding where the rate is measured (in evaluation: with rounding).
+
+        Args:
+            image: in [0, 1], any size; sides are padded to multiples of 64 by their edge.
+            quality: 1 to 8, also between; one for all images or one each.
+        """
+        x = _padded(image)
+        quality = torch.as_tensor(quality, dtype=x.dtype, device=x.device).expand(x.shape[0])
+        gain, inverse, gain_z = self._gains(quality)
+        with self._precision(x):
+            y = self.g_a(x - 0.5).float()
+        z = self.h_a(y) * gain_z
+        rounded = round_through(z)
+        bits_z = bits(self.prior((noisy(z) if self.training else rounded) / gain_z, 1 / gain_z))
+        features = self.h_s(to_fixed(rounded / gain_z))
+
+        y = y * gain
+        mean, index = self._split(self._predict(features), gain)
+        if self.config.checkerboard:
+            first = checkerboard(y.shape[-2:], y.device)
+            y_hat = (round_through(y - mean) + mean) * first
+            mean2, index2 = self._split(self._predict(features, to_fixed(y_hat / gain)), gain)
+            mean, index = torch.where(first, mean, mean2), torch.where(first, index, index2)
+        y_hat = round_through(y - mean) + mean
+        if self.training:
+            p = self.conditional(noisy(y), mean, scale_of(index))
+        else:
+            p = self.conditional(y_hat, mean, scale_of(index.round()))
+        with self._precision(x):
+            x_hat = self.g_s(y_hat * inverse).float() + 0.5
+        return Reconstruction(x_hat[..., : image.shape[-2], : image.shape[-1]], bits(p), bits_z)
+
+    def _precision(self, x: Tensor) -> torch.autocast:
+        """For g_a and g_s alone, because the rest is to come out as its whole numbers will."""
+        return torch.autocast(x.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32)
+
+    def _gains(self, quality: Float[Tensor, " b"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Gain and inverse gain of y, geometrically between those of whole qualities (Cui, Eq. 7), and gain of z."""
+        low = (quality.floor() - 1).clamp(0, QUALITIES - 2).long()
+        share = (quality - 1 - low)[:, None]
+        gain, inverse = (
+            torch.lerp(table[low], table[low + 1], share).exp()[..., None, None]
+            for table in (self.log_gain, self.log_inverse)
+        )
+        return gain, inverse, self.log_gain_z[quality.round().long() - 1].exp()[..., None, None]
+
+    def _predict(self, features: Tensor, context: Tensor | None = None) -> Tensor:
+        """Mean and table index, unscaled, from features and what the first pass coded."""
+        if not self.config.checkerboard:
+            return features
+        if context is None:
+            context = torch.zeros_like(features[:, : self.config.latent])
+        else:
+            context = self.context(context)
+        return self.entropy_parameters(torch.cat([features, context], 1))
+
+    @staticmethod
+    def _split(parameters: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and table index of y times gain."""
+        mean, index = parameters.chunk(2, 1)
+        mean = round_through(mean * gain * 2**MEAN_BITS) / 2**MEAN_BITS
+        return mean, bounded(index + gain.log() / SCALE_STEP, 0, SCALES - 1)
+
+    @torch.no_grad()
+    def finalize(self) -> None:
+        """Store the whole numbers that decoding needs; call it after training, before the weights are saved.
+
+        Raises:
+            ValueError: the weights have diverged.
+        """
+        for module in self.modules():
+            if isinstance(module, IntegerNet):
+                module.freeze()
+        gain_z = self.log_gain_z.exp()
+        frequencies, first = self.prior.tables(gain_z)
+        gain, _, _ = self._gains(torch.tensor([quality_of(level) for level in range(LEVELS)]).to(gain_z))
+        gain = gain[..., 0, 0].double()
+        self.gaussian.copy_(gaussian_tables())
+        self.z_frequencies.copy_(frequencies)
+        self.z_first.copy_(first)
+        self.z_step.copy_((2**STEP_BITS / gain_z.double()).round())
+        self.y_gain.copy_((2**GAIN_BITS * gain).round())
+        self.y_inverse.copy_((2**GAIN_BITS / gain).round())
+        self.y_offset.copy_((2**FRACTION * gain.log() / SCALE_STEP).round())
+        self.forget()
+
+    # --- coding
+
+    def encode(self, views: list[Float[Tensor, "1 3 h w"]], level: int) -> list[Stream]:
+        return [self._encode_view(view, level) for view in views]
+
+    def decode(self, streams: list[Stream], size: tuple[int, int], level: int) -> list[Float[Tensor, "1 3 h w"]]:
+        return [self._decode_view(stream, size, level) for stream in streams]
+
+    def _encode_view(self, view: Float[Tensor, "1 3 h w"], level: int) -> Stream:
+        gain, _, gain_z = self._gains(view.new_tensor([quality_of(level)]))
+        y = self.g_a(_padded(view) - 0.5)
+        z = _whole(self.h_a(y) * gain_z)
+        encoder, y = Encoder(), (y * gain)[0].double()
+        symbols = z.cpu().numpy().astype(np.int32)
+        encoder.encode(symbols.ravel(), _channels(symbols.shape), self._z_tables(level))
+        check = checksum(symbols)
+        encoder.encode_check(check & 0xFFFF)
+
+        def code(mean: Tensor, index: Tensor, chosen: Tensor) -> Tensor:
+            nonlocal check
+            values = _whole(y - mean.double() / 2**MEAN_BITS)[:, chosen]
+            coded = values.cpu().numpy().astype(np.int32).ravel()
+            encoder.encode(coded, index[:, chosen].cpu().numpy().ravel(), self._y_tables())
+            check = checksum(coded, check)
+            return values
+
+        self._latents(z, level, code)
+        return Stream(encoder.finish(), check)
+
+    def _decode_view(self, stream: Stream, size: tuple[int, int], level: int) -> Float[Tensor, "1 3 h w"]:
+        height, width = (-(-side // STRIDE) for side in size)
+        shape = (self.config.hyper, height, width)
+        decoder, device = Decoder(stream.payload), self.gaussian.device
+        symbols = decoder.decode(_channels(shape), self._z_tables(level))
+        check = checksum(symbols)
+        # before the large part is decoded, so that a forged size ends here
+        if decoder.decode_check() != check & 0xFFFF:
+            raise ValueError(MISMATCH)
+
+        def code(mean: Tensor, index: Tensor, chosen: Tensor) -> Tensor:
+            nonlocal check
+            coded = decoder.decode(index[:, chosen].cpu().numpy().ravel(), self._y_tables())
+            check = checksum(coded, check)
+            return torch.from_numpy(coded).to(device, torch.int64).view(mean.shape[0], -1)
+
+        z = torch.from_numpy(symbols).to(device, torch.int64).view(1, *shape)
+        exact = self._latents(z, level, code)
+        if check != stream.check:
+            raise ValueError(MISMATCH)
+        _, inverse, _ = self._gains(torch.tensor([quality_of(level)], device=device))
+        y_hat = (exact.double() / 2**MEAN_BITS).float() * inverse
+        x_hat = self.g_s(y_hat.contiguous(memory_format=FAST)) + 0.5
+        return x_hat[..., : size[0], : size[1]]
+
+    def _latents(
+        self,
+        z: Int64[Tensor, "1 n h/4 w/4"],
+        level: int,
+        code: Callable[[Int64[Tensor, "m h w"], Int64[Tensor, "m h w"], Bool[Tensor, "h w"]], Int64[Tensor, "m k"]],
+    ) -> Int64[Tensor, "1 m h w"]:
+        """The walk that encoder and decoder share, in whole numbers alone.
+
+        Args:
+            code: given means (in 1/64) and table indices, codes the symbols of the chosen positions and returns them.
+
+        Returns:
+            ``y_hat`` in 1/64.
+        """
+        step = self.z_step[_nearest(level)].view(-1, 1, 1).long()
+        features = self.h_s.integer(_activation(shift_right(z * step, STEP_BITS - FRACTION)))
+        mean, index = self._exact_split(self._exact_predict(features), level)
+        y_hat = torch.zeros_like(mean)
+        every = torch.ones(mean.shape[-2:], dtype=torch.bool, device=mean.device)
+        first = checkerboard(mean.shape[-2:], mean.device) if self.config.checkerboard else every
+        y_hat[:, first] = (code(mean, index, first) << MEAN_BITS) + mean[:, first]
+        if self.config.checkerboard:
+            unscaled = y_hat * self.y_inverse[level].view(-1, 1, 1).long()
+            known = _activation(shift_right(unscaled, MEAN_BITS + GAIN_BITS - FRACTION))
+            mean, index = self._exact_split(self._exact_predict(features, known[None]), level)
+            y_hat[:, ~first] = (code(mean, index, ~first) << MEAN_BITS) + mean[:, ~first]
+        return y_hat[None]
+
+    def _exact_predict(self, features: Tensor, context: Tensor | None = None) -> Tensor:
+        """:meth:`_predict` in whole numbers."""
+        if not self.config.checkerboard:
+            return features
+        if context is None:
+            context = torch.zeros_like(features[:, : self.config.latent])
+        else:
+            context = self.context.integer(context)
+        return self.entropy_parameters.integer(torch.cat([features, context], 1))
+
+    def _exact_split(self, parameters: Tensor, level: int) -> tuple[Int64[Tensor, "m h w"], Int64[Tensor, "m h w"]]:
+        """:meth:`_split` in whole numbers: means in 1/64 and table indices."""
+        mean, index = parameters[0].long().chunk(2)
+        mean = shift_right(mean * self.y_gain[level].view(-1, 1, 1).long(), FRACTION + GAIN_BITS - MEAN_BITS)
+        index = shift_right(index + self.y_offset[level].view(-1, 1, 1), FRACTION)
+        return mean, index.clamp(0, SCALES - 1)
+
+    def _y_tables(self) -> Tables:
+        return self.remember("y", lambda: tables_of_gaussians(self.gaussian))
+
+    def _z_tables(self, level: int) -> Tables:
+        number = _nearest(level)
+
+        def build() -> Tables:
+            frequencies = self.z_frequencies[number].cpu().numpy()
+            return Tables(list(frequencies), self.z_first[number].tolist())
+
+        return self.remember(f"z{number}", build)
+
+
+MISMATCH = (
+    "the decoded symbols do not match their checksum; the file is damaged or its weights are not these, "
+    "copy it again or give the weights it was written with."
+)
+
+
+def checkerboard(size: torch.Size | tuple[int, ...], device: torch.device) -> Bool[Tensor, "h w"]:
+    """Positions of the first pass: those whose row and column add to an even number."""
+    rows, columns = (torch.arange(side, device=device) for side in size)
+    return (rows[:, None] + columns) % 2 == 0
+
+
+def _padded(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c H W"]:
+    padded = F.pad(image, (0, -image.shape[-1] % STRIDE, 0, -image.shape[-2] % STRIDE), "replicate")
+    return padded.contiguous(memory_format=FAST)
+
+
+def _nearest(level: int) -> int:
+    """Row of the whole quality that is nearest, as ``_gains`` rounds it."""
+    return int(torch.tensor(quality_of(level)).round()) - 1
+
+
+def _whole(values: Tensor) -> Int64[Tensor, "*shape"]:
+    """Rounded, as whole numbers that 32 bits hold."""
+    if not bool((values.abs() < 2**31 - 1).all()):
+        raise ValueError("a latent is not finite or has more than 32 bits; the image or the weights hold such values.")
+    return values.round().long()
+
+
+def _activation(values: Int64[Tensor, "*shape"]) -> Tensor:
+    """As an activation of 16 bits, in the float64 that exact convolutions take."""
+    return values.clamp(-LIMIT, LIMIT).double()
+
+
+def _channels(shape: tuple[int, ...]) -> np.ndarray:
+    """The channel of each element."""
+    return np.repeat(np.arange(shape[-3]), shape[-2] * shape[-1])
+
+
+# The shape of CompressAI's and the literature's mean-scale models at low rates.
+PAPER = HyperpriorConfig(widths=(128, 128, 128), latent=192, hyper=128)
+
+
+def _register(name: str, config: HyperpriorConfig, description: str, **options: Any) -> None:
+    register(
+        name,
+        family="compression",
+        architecture="hyperprior",
+        build=lambda: Hyperprior(config, name),
+        config=config,
+        description=description,
+        **options,
+    )
+
+
+_register("hyperprior", HyperpriorConfig(), "mean-scale hyperprior codec for one image, untrained")
+_register("hyperprior.paper", PAPER, "the same in the papers' shape (N=128, M=192), untrained")
+_register(
+    "hyperprior.photos",
+    HyperpriorConfig(),
+    "mean-scale hyperprior codec for one image, all rates, trained on photos",
+    licence="Apache-2.0",
+    weights_file="hyperprior.photos.safetensors",
+)

@@ -1,0 +1,15 @@
+"""The short form of ``benchmarks/fuzz_bitstream.py``."""
+
+import random
+
+from fuzzing import fuzz
+
+
+def test_damage_is_refused_in_one_sentence_or_harmless(codec):
+    result = fuzz(codec, 300, random.Random(1))
+    assert not result.uncaught
+    assert not result.wrong
+    assert result.refused + result.harmless == 300
+    assert result.refused > 200
+    assert result.slowest < 1
+    assert all("\n" not in sentence and sentence.endswith(".") for sentence in result.sentences)

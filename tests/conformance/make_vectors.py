@@ -1,0 +1,60 @@
+"""Writes the conformance vectors of this folder: ``python tests/conformance/make_vectors.py``.
+
+The vectors fix the format. A later version must decode them as they are, so run this only to add files for a new
+version of the format, never to make a failing test pass. ``weights.safetensors`` holds the small codec whose symbols
+they are.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+FOLDER = Path(__file__).resolve().parent
+sys.path.insert(0, str(FOLDER.parent / "compression"))
+
+from tiny import NAME, TINY, photo, tiny  # noqa: E402
+
+from stereopsis.calibration import StereoCalibration  # noqa: E402
+from stereopsis.compression.bitstream import Reader, pack  # noqa: E402
+from stereopsis.compression.hyperprior import Hyperprior  # noqa: E402
+from stereopsis.types import StereoPair  # noqa: E402
+from stereopsis.zoo import ModelCard, read_weights, save_weights  # noqa: E402
+
+
+def _facts(decoded: StereoPair | torch.Tensor) -> dict[str, list]:
+    views = [decoded.left, decoded.right] if isinstance(decoded, StereoPair) else [decoded]
+    return {"shapes": [list(view.shape[1:]) for view in views], "means": [view.mean().item() * 255 for view in views]}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    weights = FOLDER / "weights.safetensors"
+    save_weights(weights, tiny(), ModelCard("hyperprior", model=NAME, data="none, random numbers"))
+    codec = Hyperprior(TINY, NAME).eval()
+    codec.load_state_dict(read_weights(weights)[0])
+
+    even = StereoPair(photo(48, 64), photo(48, 64, 1.0))
+    odd = StereoPair(photo(37, 51), photo(37, 51, 1.0), StereoCalibration(60, 60, 25, 18, 25, 0.1, width=51, height=37))
+    grey = StereoPair(photo(48, 64)[:, :1], photo(48, 64, 1.0)[:, :1])
+    extreme = StereoPair(1 - even.left.round(), even.right.round())
+    files = {
+        "pair_q2": codec.compress(even, 2),
+        "pair_q7.5": codec.compress(even, 7.5),
+        "odd_q2": codec.compress(odd, 2),
+        "odd_q7.5": codec.compress(odd, 7.5, metadata={"note": "odd size"}),
+        "grey_q4": codec.compress(grey, 4),
+        "image_q4": codec.compress(even.left, 4),
+        "escapes_q8": codec.compress(extreme, 8),
+        "sequence": pack(codec.header(even), [codec.compress_record(pair, 3) for pair in (even, odd, grey)]),
+    }
+    expected = {}
+    for name, content in files.items():
+        (FOLDER / f"{name}.stz").write_bytes(content)
+        expected[name] = [_facts(codec.decompress(content, number)) for number in range(len(Reader(content)))]
+    (FOLDER / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Files of earlier versions decode to the symbols that they were written from, on every machine."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from stereopsis.compression.bitstream import Reader
+from stereopsis.compression.hyperprior import Hyperprior
+from stereopsis.types import StereoPair
+from stereopsis.zoo import read_weights
+
+FOLDER = Path(__file__).parent
+sys.path.insert(0, str(FOLDER.parent / "compression"))
+from tiny import NAME, TINY  # noqa: E402
+
+EXPECTED = json.loads((FOLDER / "expected.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def codec() -> Hyperprior:
+    codec = Hyperprior(TINY, NAME).eval()
+    codec.load_state_dict(read_weights(FOLDER / "weights.safetensors")[0])
+    return codec
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_vector(codec, name):
+    """Decoding compares the symbols with the checksum in the file; the pictures may differ by float noise."""
+    content = (FOLDER / f"{name}.stz").read_bytes()
+    for number, known in enumerate(EXPECTED[name]):
+        decoded = codec.decompress(content, number)
+        views = [decoded.left, decoded.right] if isinstance(decoded, StereoPair) else [decoded]
+        assert [list(view.shape[1:]) for view in views] == known["shapes"]
+        assert [view.mean().item() * 255 for view in views] == pytest.approx(known["means"], abs=0.1)
+    assert len(Reader(content)) == len(EXPECTED[name])
+
+
+def test_header_of_a_vector():
+    header = Reader((FOLDER / "odd_q7.5.stz").read_bytes()).header
+    assert header.model == NAME
+    assert header.metadata["note"] == "odd size"
+    assert header.metadata["calibration"]["baseline"] == 0.1
