@@ -59,6 +59,9 @@ def test_the_protocol(manifest):
     better = evaluate_upsampling(load("guided-filter"), images, 8)
     assert better["mean"]["ratio"] == pytest.approx(better["mean"]["rmse"] / better["mean"]["bicubic_rmse"])
     assert better["mean"]["ratio"] < 1
+    faithful = evaluate_upsampling(load("bicubic"), images, 8, back_projections=1)
+    assert faithful["back_projections"] == 1
+    assert faithful["mean"]["ratio"] < 1
 
 
 def test_rmse_is_pillows_bicubic_in_both_directions(manifest):

@@ -109,6 +109,7 @@ def upsampling(
     scale: float = 8,
     weights: Path | None = None,
     reduction: ReductionName = "bicubic",
+    back_projections: int = 0,
     device: str = "cpu",
     dtype: DType = "float32",
     out: Path | None = None,
@@ -123,6 +124,7 @@ def upsampling(
         scale: Ratio of the sizes.
         weights: Safetensors file in place of the shipped weights.
         reduction: Filter that reduces the depth; published numbers are of bicubic.
+        back_projections: How often the result is pulled towards the reduced map; published numbers are without.
         device: Where to compute, e.g. cpu or cuda.
         dtype: Precision to compute in.
         out: Also write the result as a JSON file.
@@ -146,6 +148,7 @@ def upsampling(
             scale,
             name=model,
             reduction=reduction,
+            back_projections=back_projections,
             device=device,
             progress=lambda done, _, name: progress.update(task, completed=done, description=name),
         )

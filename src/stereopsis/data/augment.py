@@ -45,7 +45,7 @@ class AugmentConfig:
 NO_EFFECTS = AugmentConfig(**dict.fromkeys((field.name for field in fields(AugmentConfig)), 0.0))
 
 
-def _blur(image: Tensor, sigma: Tensor) -> Tensor:
+def blur(image: Tensor, sigma: Tensor) -> Tensor:
     """Gaussian of 5 taps, a standard deviation a sample."""
     offset = torch.arange(-2, 3, device=image.device, dtype=image.dtype)
     taps = torch.exp(-offset.square() / (2 * sigma.clamp(min=0.05).view(-1, 1).square()))
@@ -116,7 +116,7 @@ def augment(
     luck = torch.rand(b, 6, generator=generator).tolist()
     views = []
     for view in (left, right):
-        view = _blur(view, sigma * (0.9 + 0.2 * draw(b)))
+        view = blur(view, sigma * (0.9 + 0.2 * draw(b)))
         grey = view.mean(1, keepdim=True)
         view = grey + (view - grey) * saturation
         side = config.asymmetric

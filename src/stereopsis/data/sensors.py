@@ -27,6 +27,8 @@ class SensorConfig:
         blind: chance that the guide is a constant grey.
         misaligned: standard deviation of where the guide shows an edge, in pixels: rigs and hand-made truths are not
             exact, and who believes the guide alone draws edges where they are not.
+        soft: largest standard deviation, in pixels, of the smoothing of the true map, whose edges take two to five
+            pixels in real sets.
     """
 
     scales: tuple[float, float] = (8.0, 8.0)
@@ -35,9 +37,10 @@ class SensorConfig:
     holes: float = 0.0
     blind: float = 0.0
     misaligned: float = 0.0
+    soft: float = 0.0
 
 
-ANY_SENSOR = SensorConfig((2.0, 16.0), get_args(Reduction), noise=0.02, holes=0.3, blind=0.1, misaligned=0.7)
+ANY_SENSOR = SensorConfig((2.0, 16.0), get_args(Reduction), noise=0.02, holes=0.3, blind=0.1, misaligned=0.7, soft=2.0)
 
 
 def sense(truth: Float[Tensor, "1 1 h w"], config: SensorConfig, generator: torch.Generator) -> Depth:

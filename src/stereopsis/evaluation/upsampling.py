@@ -78,6 +78,7 @@ def evaluate_upsampling(
     *,
     name: str = "",
     reduction: Reduction = "bicubic",
+    back_projections: int = 0,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -92,14 +93,15 @@ def evaluate_upsampling(
         scale: ratio of the sizes, above 1.
         name: written as ``"model"``, the class name if empty.
         reduction: filter of the reduction; the published numbers are of "bicubic".
+        back_projections: as of :func:`~stereopsis.upsampling.resample.upsample`; published numbers are without.
         device: where the images go; the model must be there.
         progress: called after each image with the number done, the number of all, and the image's id.
 
     Returns:
-        ``{"model", "scale", "reduction", "images", "mean", "groups", "per_image"}``, ready for JSON. A row has
-        ``"id"``, the measures of :func:`upsampling_metrics` of the model, those of bicubic interpolation with the
-        prefix ``bicubic_``, ``"ratio"`` of the two RMSE, and ``"seconds"``. ``mean`` and each group average over the
-        rows that have the measure, but for ``ratio``, which is that of the averages.
+        ``{"model", "scale", "reduction", "back_projections", "images", "mean", "groups", "per_image"}``, ready for
+        JSON. A row has ``"id"``, the measures of :func:`upsampling_metrics` of the model, those of bicubic
+        interpolation with the prefix ``bicubic_``, ``"ratio"`` of the two RMSE, and ``"seconds"``. ``mean`` and each
+        group average over the rows that have the measure, but for ``ratio``, which is that of the averages.
 
     Raises:
         ValueError: there are no images, the scale is not above 1, or a map and its image differ in size.
@@ -110,7 +112,7 @@ def evaluate_upsampling(
         raise ValueError(f"scale is {scale:g}; it must be above 1, for example 8.")
     rows = []
     for number, guided in enumerate(images, start=1):
-        rows.append(_evaluate_image(model, guided, scale, reduction, device))
+        rows.append(_evaluate_image(model, guided, scale, reduction, back_projections, device))
         if progress is not None:
             progress(number, len(images), guided.id)
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -120,6 +122,7 @@ def evaluate_upsampling(
         "model": name or type(model).__name__,
         "scale": int(scale) if scale == int(scale) else scale,
         "reduction": reduction,
+        "back_projections": back_projections,
         "images": len(rows),
         "mean": _mean(rows),
         "groups": {group: {"images": len(members), **_mean(members)} for group, members in groups.items()},
@@ -174,7 +177,12 @@ def _rms(error: Tensor) -> float:
 
 @torch.inference_mode()
 def _evaluate_image(
-    model: nn.Module, guided: GuidedImage, scale: float, reduction: Reduction, device: torch.device | str
+    model: nn.Module,
+    guided: GuidedImage,
+    scale: float,
+    reduction: Reduction,
+    back_projections: int,
+    device: torch.device | str,
 ) -> dict[str, Any]:
     image = read_image(guided.image)[None]
     truth = read_truth_map(guided)[None, None]
@@ -195,7 +203,8 @@ def _evaluate_image(
     low = Depth(small, torch.ones_like(small, dtype=torch.bool))
     size = (truth.shape[-2], truth.shape[-1])
     start = time.perf_counter()
-    prediction = upsample(model, image.to(device), low.to(device)).to("cpu")  # the copy also waits for a GPU
+    prediction = upsample(model, image.to(device), low.to(device), back_projections)
+    prediction = prediction.to("cpu")  # which also waits for a GPU
     seconds = time.perf_counter() - start
     row: dict[str, Any] = {"id": guided.id}
     for prefix, depth in (("", prediction.depth), ("bicubic_", enlarge(low, size).depth)):

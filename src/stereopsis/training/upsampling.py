@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from stereopsis.data.augment import augment
+from stereopsis.data.augment import augment, blur
 from stereopsis.data.sensors import misalign, sense
 from stereopsis.data.textures import TextureBank
 from stereopsis.training.recipes import Phase, Recipe
@@ -57,6 +57,7 @@ class GuidedStream:
         truth = torch.where(
             luck[0] < 0.6, scenes.disparity / near, 0.1 / (scenes.disparity / near + 0.05 + luck[1].square())
         )
+        truth = blur(truth, phase.sensor.soft * luck[3].flatten())
         image = misalign(image, phase.sensor.misaligned, generator)
         image = torch.where(luck[2] < phase.sensor.blind, 0.5, image)
         if torch.rand((), generator=generator) < 0.5:
