@@ -146,7 +146,7 @@ def test_a_rate(folder, capsys):
         ("compress left.png right.png --out p.stz --quality 2 --target-bpp 1", "exclude each other"),
         ("compress left.png right.png --out p.stz --target-bpp 0", "must be above 0"),
         ("compress left.png missing.png --out p.stz", "missing.png"),
-        ("compress left.png right.png --out p.stz --model sgbm", "sgbm does not compress; choose one of hyperprior"),
+        ("compress left.png right.png --out p.stz --model sgbm", "sgbm does not compress; choose one of dsic"),
         ("compress left.png right.png --out p.stz --model hyperprior", "hyperprior has no shipped weights"),
         (
             f"compress left.png right.png --out p.stz --model {NAME} --weights w.safetensors --append",

@@ -14,11 +14,14 @@ from stereopsis.compression.entropy import (
     FactorizedPrior,
     GaussianConditional,
     GaussianMixtureConditional,
+    Mixtures,
     Tables,
     bits,
     checksum,
     gaussian_reach,
     gaussian_tables,
+    inverse_scales,
+    normal_table,
     scale_of,
     tables_of_gaussians,
     to_frequencies,
@@ -153,3 +156,79 @@ def test_prior_learns_a_distribution():
 def test_checksum_continues():
     symbols = np.arange(10, dtype=np.int32)
     assert checksum(symbols[5:], checksum(symbols[:5])) == checksum(symbols)
+
+
+# --- mixtures
+
+
+def _mixtures(count: int, k: int, widest: int = SCALES - 1) -> tuple[np.ndarray, Mixtures, torch.Tensor]:
+    """Symbols drawn from random mixtures, the mixtures, and the probabilities of the symbols."""
+    generator = np.random.default_rng(4)
+    weight = generator.random((k, count)) ** 2
+    weight = np.floor(weight / weight.sum(0) * 65536).astype(np.int64)
+    mean, index = generator.integers(-2000, 2000, (k, count)), generator.integers(0, widest + 1, (k, count))
+    chosen = (generator.random(count) < np.cumsum(weight / weight.sum(0), 0)).argmax(0)[None]
+    scale = scale_of(torch.from_numpy(index).double())
+    where, width = (np.take_along_axis(part, chosen, 0)[0] for part in (mean, scale.numpy()))
+    symbols = np.round(where / 64 + generator.normal(size=count) * width).astype(np.int32)
+    parts = (torch.from_numpy(part)[:, None, None, None].double() for part in (weight / 65536, mean / 64))
+    p = GaussianMixtureConditional()(
+        torch.from_numpy(symbols).double()[None, None, None], *parts, scale[:, None, None, None]
+    )
+    return symbols, Mixtures(weight, mean, index, normal_table().numpy(), inverse_scales().numpy()), p
+
+
+@pytest.mark.parametrize(("k", "widest"), [(1, 63), (3, 20), (5, 63)])
+def test_mixtures_come_back_in_as_many_bits_as_estimated(k, widest):
+    symbols, mixtures, p = _mixtures(9000, k, widest)
+    encoder = Encoder()
+    encoder.encode_mixtures(symbols, mixtures)
+    encoder.encode_check(0xBEEF)
+    stream = encoder.finish()
+    decoder = Decoder(stream)
+    assert np.array_equal(decoder.decode_mixtures(mixtures), symbols)
+    assert decoder.decode_check() == 0xBEEF
+    assert abs(8 * len(stream) / bits(p[0]).item() - 1) < 0.005
+
+
+def test_mixtures_clamp_nothing():
+    symbols, mixtures, _ = _mixtures(12, 2)
+    symbols[:8] = [2**31 - 1, -(2**31) + 1, 2**20, -(2**20), 3000, -3000, 2049, -2049]
+    encoder = Encoder()
+    encoder.encode_mixtures(symbols, mixtures)
+    assert np.array_equal(Decoder(encoder.finish()).decode_mixtures(mixtures), symbols)
+
+
+def test_a_mixtures_table_is_its_distribution():
+    mixtures = Mixtures(
+        np.array([[30000], [35000]]),
+        np.array([[-90], [130]]),
+        np.array([[20], [25]]),
+        normal_table().numpy(),
+        inverse_scales().numpy(),
+    )
+    frequencies = mixtures.frequencies(np.array([0]), mixtures.low, mixtures.size, True)[0]
+    edges = torch.from_numpy(mixtures.low + mixtures.size // 32 * np.arange(33)) - 0.5
+    scales = scale_of(torch.tensor([20.0, 25.0]).double())
+    below = sum(
+        share / 65000 * torch.distributions.Normal(mean / 64, scale).cdf(edges)
+        for share, mean, scale in zip((30000, 35000), (-90, 130), scales, strict=True)
+    )
+    assert frequencies[:-1] / 2**20 == pytest.approx(below.diff().numpy(), abs=1e-5)
+    assert frequencies.min() >= 1
+
+
+def test_no_mixtures_and_rubbish():
+    _, none, _ = _mixtures(0, 2)
+    assert Decoder(b"").decode_mixtures(none).size == 0
+    _, mixtures, _ = _mixtures(500, 3)
+    generator = np.random.default_rng(2)
+    for size in (0, 3, 40, 400):
+        message = "damaged"
+        try:
+            found = Decoder(generator.bytes(size)).decode_mixtures(mixtures)
+        except ValueError as error:
+            message = str(error)
+        else:
+            assert found.dtype == np.int32
+        assert "damaged" in message

@@ -189,21 +189,22 @@ def gaussian_tables() -> Int[Tensor, " n"]:
     """Frequencies of normal distributions about 0, one table of :func:`gaussian_reach` after the other."""
     tables = []
     for index, reach in enumerate(gaussian_reach()):
-        distance = torch.arange(-reach, reach + 1).abs().double()
-        tables.append(to_frequencies(_normal_between(distance, scale_of(torch.tensor(float(index)).double()))))
+        distance = torch.arange(-reach, reach + 1, device="cpu").abs().double()
+        scale = scale_of(torch.tensor(float(index), device="cpu").double())
+        tables.append(to_frequencies(_normal_between(distance, scale)))
     return torch.cat(tables)
 
 
 def normal_table() -> Int[Tensor, " n"]:
     """The standard normal distribution function in [0, 2^24], of -8 to 8 in steps of 1/64."""
     count = NORMAL_REACH << NORMAL_STEP_BITS
-    x = torch.arange(-count, count + 1).double() / 2**NORMAL_STEP_BITS
+    x = torch.arange(-count, count + 1, device="cpu").double() / 2**NORMAL_STEP_BITS
     return (2**NORMAL_BITS * 0.5 * torch.erfc(-x * 0.5**0.5)).round().int()
 
 
 def inverse_scales() -> Int[Tensor, " 64"]:
     """1 / scale of each table index."""
-    return (2**INVERSE_BITS / scale_of(torch.arange(SCALES).double())).round().int()
+    return (2**INVERSE_BITS / scale_of(torch.arange(SCALES, device="cpu").double())).round().int()
 
 
 class Tables:

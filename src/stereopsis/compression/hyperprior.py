@@ -36,6 +36,7 @@ from torch.nn import functional as F
 from stereopsis.compression.bitstream import Stream
 from stereopsis.compression.codec import LEVELS, QUALITIES, PairCodec, quality_of
 from stereopsis.compression.entropy import (
+    MEAN_BITS,
     PRIOR_REACH,
     SCALE_MIN,
     SCALE_STEP,
@@ -60,7 +61,6 @@ from stereopsis.zoo.registry import register
 STRIDE = 64  # pixels of the input in one of z
 GAIN_BITS = 12  # behind the point of stored gains and their reciprocals
 STEP_BITS = 16  # behind the point of the stored steps of z
-MEAN_BITS = 6  # behind the point of a mean
 FAST = torch.channels_last  # a third of the time of the default on CPUs
 
 
@@ -167,7 +167,7 @@ class Hyperprior(PairCodec):
             image: in [0, 1], any size; sides are padded to multiples of 64 by their edge.
             quality: 1 to 8, also between; one for all images or one each.
         """
-        x = _padded(image)
+        x = pad_to_stride(image)
         quality = torch.as_tensor(quality, dtype=x.dtype, device=x.device).expand(x.shape[0])
         gain, inverse, gain_z = self._gains(quality)
         with self._precision(x):
@@ -257,17 +257,17 @@ class Hyperprior(PairCodec):
 
     def _encode_view(self, view: Float[Tensor, "1 3 h w"], level: int) -> Stream:
         gain, _, gain_z = self._gains(view.new_tensor([quality_of(level)]))
-        y = self.g_a(_padded(view) - 0.5)
-        z = _whole(self.h_a(y) * gain_z)
+        y = self.g_a(pad_to_stride(view) - 0.5)
+        z = to_whole(self.h_a(y) * gain_z)
         encoder, y = Encoder(), (y * gain)[0].double()
         symbols = z.cpu().numpy().astype(np.int32)
-        encoder.encode(symbols.ravel(), _channels(symbols.shape), self._z_tables(level))
+        encoder.encode(symbols.ravel(), channel_of_each(symbols.shape), self._z_tables(level))
         check = checksum(symbols)
         encoder.encode_check(check & 0xFFFF)
 
         def code(mean: Tensor, index: Tensor, chosen: Tensor) -> Tensor:
             nonlocal check
-            values = _whole(y - mean.double() / 2**MEAN_BITS)[:, chosen]
+            values = to_whole(y - mean.double() / 2**MEAN_BITS)[:, chosen]
             coded = values.cpu().numpy().astype(np.int32).ravel()
             encoder.encode(coded, index[:, chosen].cpu().numpy().ravel(), self._y_tables())
             check = checksum(coded, check)
@@ -280,7 +280,7 @@ class Hyperprior(PairCodec):
         height, width = (-(-side // STRIDE) for side in size)
         shape = (self.config.hyper, height, width)
         decoder, device = Decoder(stream.payload), self.gaussian.device
-        symbols = decoder.decode(_channels(shape), self._z_tables(level))
+        symbols = decoder.decode(channel_of_each(shape), self._z_tables(level))
         check = checksum(symbols)
         # before the large part is decoded, so that a forged size ends here
         if decoder.decode_check() != check & 0xFFFF:
@@ -315,8 +315,8 @@ class Hyperprior(PairCodec):
         Returns:
             ``y_hat`` in 1/64.
         """
-        step = self.z_step[_nearest(level)].view(-1, 1, 1).long()
-        features = self.h_s.integer(_activation(shift_right(z * step, STEP_BITS - FRACTION)))
+        step = self.z_step[nearest_row(level)].view(-1, 1, 1).long()
+        features = self.h_s.integer(to_activation(shift_right(z * step, STEP_BITS - FRACTION)))
         mean, index = self._exact_split(self._exact_predict(features), level)
         y_hat = torch.zeros_like(mean)
         every = torch.ones(mean.shape[-2:], dtype=torch.bool, device=mean.device)
@@ -324,7 +324,7 @@ class Hyperprior(PairCodec):
         y_hat[:, first] = (code(mean, index, first) << MEAN_BITS) + mean[:, first]
         if self.config.checkerboard:
             unscaled = y_hat * self.y_inverse[level].view(-1, 1, 1).long()
-            known = _activation(shift_right(unscaled, MEAN_BITS + GAIN_BITS - FRACTION))
+            known = to_activation(shift_right(unscaled, MEAN_BITS + GAIN_BITS - FRACTION))
             mean, index = self._exact_split(self._exact_predict(features, known[None]), level)
             y_hat[:, ~first] = (code(mean, index, ~first) << MEAN_BITS) + mean[:, ~first]
         return y_hat[None]
@@ -350,7 +350,7 @@ class Hyperprior(PairCodec):
         return self.remember("y", lambda: tables_of_gaussians(self.gaussian))
 
     def _z_tables(self, level: int) -> Tables:
-        number = _nearest(level)
+        number = nearest_row(level)
 
         def build() -> Tables:
             frequencies = self.z_frequencies[number].cpu().numpy()
@@ -371,29 +371,29 @@ def checkerboard(size: torch.Size | tuple[int, ...], device: torch.device) -> Bo
     return (rows[:, None] + columns) % 2 == 0
 
 
-def _padded(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c H W"]:
+def pad_to_stride(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c H W"]:
     padded = F.pad(image, (0, -image.shape[-1] % STRIDE, 0, -image.shape[-2] % STRIDE), "replicate")
     return padded.contiguous(memory_format=FAST)
 
 
-def _nearest(level: int) -> int:
+def nearest_row(level: int) -> int:
     """Row of the whole quality that is nearest, as ``_gains`` rounds it."""
     return int(torch.tensor(quality_of(level)).round()) - 1
 
 
-def _whole(values: Tensor) -> Int64[Tensor, "*shape"]:
+def to_whole(values: Tensor) -> Int64[Tensor, "*shape"]:
     """Rounded, as whole numbers that 32 bits hold."""
     if not bool((values.abs() < 2**31 - 1).all()):
         raise ValueError("a latent is not finite or has more than 32 bits; the image or the weights hold such values.")
     return values.round().long()
 
 
-def _activation(values: Int64[Tensor, "*shape"]) -> Tensor:
+def to_activation(values: Int64[Tensor, "*shape"]) -> Tensor:
     """As an activation of 16 bits, in the float64 that exact convolutions take."""
     return values.clamp(-LIMIT, LIMIT).double()
 
 
-def _channels(shape: tuple[int, ...]) -> np.ndarray:
+def channel_of_each(shape: tuple[int, ...]) -> np.ndarray:
     """The channel of each element."""
     return np.repeat(np.arange(shape[-3]), shape[-2] * shape[-1])
 

@@ -20,6 +20,7 @@ from torch import nn
 Family = Literal["matching", "upsampling", "compression"]
 
 MODEL_MODULES = (
+    "stereopsis.compression.dsic",
     "stereopsis.compression.hyperprior",
     "stereopsis.matching.anynet",
     "stereopsis.matching.hitnet",
