@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from stereopsis.ops import native
-from stereopsis.ops.kernel_average import kernel_average, kernel_average_reference
+from stereopsis.ops.kernel_average import (
+    guided_average,
+    kernel_average,
+    kernel_average_reference,
+    kernels_of_maps,
+)
 
 PER_LIBRARY = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -155,6 +160,47 @@ def test_kernel_reads_any_memory_layout(kernels):
     found = kernel_average(*turned, valid=valid.transpose(2, 3))
     expected = kernel_average_reference(*turned, valid=valid.transpose(2, 3))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_blocks_come_back_in_order():
+    """On an image of indices: what a block's channel says arrives at the pixel that the channel came from."""
+    index = torch.arange(6 * 4 * 5 * 4, dtype=torch.float32).view(1, 1, 24, 20)
+    blocks = F.pixel_unshuffle(index, 4)
+    assert blocks[0, :, 1, 2].tolist() == [20 * (4 + i) + 8 + j for i in range(4) for j in range(4)]
+    weights, shifts = kernels_of_maps(
+        torch.cat([blocks, -blocks, 2 * blocks], 1), None, torch.zeros(1, 2, 1, 1), (23, 18), block=4, squeeze=0.5
+    )
+    assert torch.equal(weights, index[..., :23, :18].sigmoid())
+    assert torch.equal(shifts, torch.cat([-0.5 * index, index], 1)[..., :23, :18])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("block", [1, 2, 4])
+@pytest.mark.parametrize(("b", "guides"), [(1, 1), (4, 2), (2, 0)])
+@pytest.mark.parametrize("holes", [False, True])
+def test_guided_average_equals_its_two_steps(kernels, threads, dtype, block, b, guides, holes):
+    generator = torch.Generator().manual_seed(block)
+    h, w, n = 7, 18, 4
+    values, _, _, valid = _inputs(b=b, n=n, h=h, w=w, dtype=torch.float32)
+    shape = (3 * n * block**2, -(-h // block), -(-w // block))
+    maps = 3 * torch.randn(b, *shape, generator=generator).to(dtype)
+    guide = 2 * torch.randn(guides, *shape, generator=generator).to(dtype) if guides else None
+    grid = torch.randn(1, 2 * n, 1, 1, generator=generator)
+    arrangement = {"block": block, "squeeze": 0.7}
+    options = {"valid": valid if holes else None, "residual": holes, "radius": 5}
+    expected = kernel_average_reference(values, *kernels_of_maps(maps, guide, grid, (h, w), **arrangement), **options)
+    with torch.inference_mode():
+        found = guided_average(values, maps, guide, grid, **arrangement, **options)
+    sure = expected[1] > 0.05
+    torch.testing.assert_close(found[0] * sure, expected[0] * sure, rtol=1e-3, atol=2e-3)
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-4)
+
+
+def test_guided_average_has_gradients_where_they_are_asked_for():
+    values, *_ = _inputs(n=4, dtype=torch.float32)
+    maps = torch.randn(1, 12, 5, 6, requires_grad=True)
+    out, _ = guided_average(values, maps, None, torch.zeros(1, 8, 1, 1))
+    assert torch.autograd.grad(out.square().sum(), maps)[0].any()
 
 
 @pytest.mark.parametrize("operator", [kernel_average, kernel_average_reference])

@@ -76,6 +76,17 @@ def test_kernel_equals_the_reference_in_values_and_gradients(kernels, threads, b
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (3, 70), (17, 64), (40, 65)])
+def test_gates_are_normalised_on_the_way(kernels, threads, size):
+    x, gates = torch.randn(2, 3, *size), torch.randn(2, 3, 3, *size)
+    gates[..., 0, :] = 0
+    expected = propagate_reference(x, gates / (gates.abs().sum(1, keepdim=True) + 1e-8))
+    torch.testing.assert_close(propagate(x, gates, normalize=True), expected, rtol=1e-4, atol=1e-4)
+    with_gradient = propagate(x.requires_grad_(), gates, normalize=True)
+    torch.testing.assert_close(with_gradient, expected, rtol=1e-4, atol=1e-4)
+    assert with_gradient.requires_grad
+
+
 def test_kernel_reads_any_memory_layout(kernels):
     x = torch.randn(6, 4, 2, 12).transpose(0, 2)
     gates = (torch.rand(2, 3, 4, 12, 6) / 3).transpose(3, 4)

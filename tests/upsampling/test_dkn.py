@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from stereopsis.ops import native
+from stereopsis.ops.kernel_average import kernel_average
 from stereopsis.types import Depth
 from stereopsis.upsampling.dkn import (
     DKN,
@@ -20,7 +21,6 @@ from stereopsis.upsampling.dkn import (
     OFFICIAL,
     DKNConfig,
     DKNStream,
-    FDKNStream,
 )
 from stereopsis.zoo import get_entry
 from stereopsis.zoo.importers import import_dkn
@@ -242,16 +242,34 @@ def test_a_sparse_pass_of_fdkn_is_a_whole_one():
         assert torch.equal(model(*scene).depth, model(*scene, sparse=True).depth)
 
 
-def test_blocks_of_fdkn_come_back_in_order():
-    """On an image of indices: what a block's channel says arrives at the pixel that the channel came from."""
-    stream = FDKNStream(1, FDKN_X8)
-    index = torch.arange(6 * 4 * 5 * 4, dtype=torch.float32).view(1, 1, 24, 20)
-    blocks = F.pixel_unshuffle(index, 4)
-    assert blocks[0, :, 1, 2].tolist() == [20 * (4 + i) + 8 + j for i in range(4) for j in range(4)]
-    maps = torch.cat([blocks, -blocks], 1)
-    arranged = stream.arrange(maps, torch.Size((23, 18)))
-    assert torch.equal(arranged[:, :1], index[..., :23, :18])
-    assert torch.equal(arranged[:, 1:], -index[..., :23, :18])
+@pytest.mark.parametrize("config", [FDKN_X8, DKN_X8, replace(FDKN_X8, guidance=None), OFFICIAL])
+@pytest.mark.parametrize("several", [False, True])
+def test_the_kernels_that_are_shown_are_those_that_average(config, several):
+    """A call, and the average under the weights and shifts that it never writes down."""
+    model = _network(config)
+    image, depth, _ = _scene(1, 18, 23)
+    depth = torch.cat([depth, depth.flip(3)], 1) if several else depth
+    with torch.inference_mode():
+        found = model(image, depth, limits=(0.0, 1.0)).depth
+        maps = depth.view(-1, 1, 18, 23)
+        average, _ = kernel_average(
+            maps, *model.kernels(image, maps), residual=True, zeros_outside=model.config.zeros_outside
+        )
+    torch.testing.assert_close(found, (maps + average).view_as(depth), rtol=1e-4, atol=1e-4)
+
+
+def test_inference_takes_the_normalisations_into_the_kernels():
+    for config in (FDKN_X8, DKN_X8):
+        model = _network(config)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):  # as after a training
+                for values in (module.running_mean, module.weight.data, module.bias.data):
+                    nn.init.normal_(values, std=0.3)
+                nn.init.uniform_(module.running_var, 0.5, 2)
+        scene = _scene(1, 21, 26)
+        expected = model(*scene).depth.detach()
+        with torch.inference_mode():
+            torch.testing.assert_close(model(*scene).depth, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_grid_is_centred_and_the_authors_is_not():

@@ -40,20 +40,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stereopsis.ops.canvas import Canvas
 from stereopsis.ops.cost_volume import absolute_volume, residual_volume
-from stereopsis.ops.phase_conv import Canvas, canvas_phases, phase_kernel
+from stereopsis.ops.enlarge import enlarge, finished_map
 from stereopsis.ops.propagation import propagate
-from stereopsis.ops.slice_conv import slice_conv
+from stereopsis.ops.soft_argmin import mass_near_mean, soft_argmin
+from stereopsis.ops.thin_conv import thin_conv
 from stereopsis.types import Disparity
 from stereopsis.zoo.registry import register
 
@@ -104,9 +106,19 @@ class AnyNetConfig:
 # --- features
 
 
-def _preconv(c_in: int, c_out: int, stride: int = 1) -> nn.Sequential:
+class Preconv(nn.Sequential):
     """Normalisation and activation come before the convolution, so that features may have either sign."""
-    return nn.Sequential(nn.BatchNorm2d(c_in), nn.ReLU(inplace=True), nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False))
+
+    def forward(self, *sources: Tensor, pool: bool = False) -> Tensor:
+        """Of the sources' channels together, pooled by 2 before everything if so told."""
+        norm, _, conv = self
+        assert isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d)
+        assert isinstance(conv, nn.Conv2d | nn.Conv3d)
+        return thin_conv(sources, conv.weight, norm=norm, stride=conv.stride[0], pool=pool)
+
+
+def _preconv(c_in: int, c_out: int, stride: int = 1) -> Preconv:
+    return Preconv(nn.BatchNorm2d(c_in), nn.ReLU(), nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False))
 
 
 class FeatureExtractor(nn.Module):
@@ -126,46 +138,21 @@ class FeatureExtractor(nn.Module):
             for skip, coarse in ((4 * c, 8 * c), (2 * c, 4 * c))
         )
 
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Iterator[Float[Tensor, "b c h/s w/s"]]:
-        """Features of a normalised image from coarse to fine; each scale is computed when it is asked for."""
-        return self._pyramid(self.stem(image))
-
-    def of_phases(self, phases: Float[Tensor, "b 12 h/2 w/2"]) -> Iterator[Float[Tensor, "b c h/s w/s"]]:
-        """The same at half the resolution throughout, once the normalisations have stopped learning."""
-        return self._pyramid(self.stem_of_phases(phases))
-
-    def _pyramid(self, x: Tensor) -> Iterator[Tensor]:
+    def forward(self, images: Sequence[Float[Tensor, "b _ h w"]], canvas: Canvas) -> Iterator[Tensor]:
+        """Features of all images in one batch, from coarse to fine; each scale is computed when it is asked for."""
+        first, second = cast(tuple[nn.Conv2d, Preconv], self.stem)
+        assert first.bias is not None
+        x = second(canvas.convolved(images, first.weight, first.bias))
         skips = []
         for down in self.down:
-            x = down(x)
+            _, widen, again = cast(tuple[nn.Module, Preconv, Preconv], down)
+            x = again(widen(x, pool=True))
             skips.append(x)
         yield x
         for up, skip in zip(self.up, reversed(skips[:-1]), strict=True):
-            x = F.interpolate(x, size=skip.shape[-2:], mode="bilinear", align_corners=self.align_corners)
-            x = up(torch.cat([skip, x], dim=1))
+            merge, again = cast(tuple[Preconv, Preconv], up)
+            x = again(merge(skip, enlarge(x, skip.shape[-2:], align_corners=self.align_corners)))
             yield x
-
-    def stem_of_phases(self, phases: Float[Tensor, "b 12 h w"]) -> Float[Tensor, "b c h w"]:
-        """The stem with its normalisation drawn into the convolution before it."""
-        first, preconv = self.stem
-        assert isinstance(first, nn.Conv2d)
-        assert isinstance(first.bias, Tensor)
-        assert isinstance(preconv, nn.Sequential)
-        norm, _, second = preconv
-        assert isinstance(norm, nn.BatchNorm2d)
-        assert isinstance(second, nn.Conv2d)
-        scale, shift = _affine(norm)
-        kernel, bias = first.weight * scale.view(-1, 1, 1, 1), first.bias * scale + shift
-        x = F.conv2d(phases, phase_kernel(kernel), bias.repeat_interleave(4), padding=1).relu_()
-        return F.conv2d(x, phase_kernel(second.weight)[::4], padding=1)
-
-
-def _affine(norm: nn.BatchNorm2d | nn.BatchNorm3d) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
-    """Scale and shift of a normalisation that has stopped learning."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    return scale, norm.bias - norm.running_mean * scale
 
 
 # --- matching
@@ -178,30 +165,14 @@ class Regularization(nn.Sequential):
         widths = [1] + [channels] * (layers - 1) + [1]
         super().__init__(
             *(
-                nn.Sequential(
-                    nn.BatchNorm3d(c_in), nn.ReLU(inplace=True), nn.Conv3d(c_in, c_out, 3, padding=1, bias=False)
-                )
+                Preconv(nn.BatchNorm3d(c_in), nn.ReLU(), nn.Conv3d(c_in, c_out, 3, padding=1, bias=False))
                 for c_in, c_out in pairwise(widths)
             )
         )
 
     def forward(self, volume: Float[Tensor, "b k h w"]) -> Float[Tensor, "b k h w"]:
-        if self.training:
-            return super().forward(volume[:, None])[:, 0]
-        # the same with each normalisation drawn into the convolution before it
-        blocks: list[Any] = list(self)
-        scale, shift = _affine(blocks[0][0])
-        x = (volume * scale + shift).relu_()[:, None]
-        for block, following in pairwise(blocks):
-            scale, shift = _affine(following[0])
-            x = slice_conv(x, block[2].weight * scale.view(-1, 1, 1, 1, 1), shift).relu_()
-        return slice_conv(x, blocks[-1][2].weight)[:, 0]
-
-
-def _expectation(distribution: Float[Tensor, "b k h w"]) -> Float[Tensor, "b 1 h w"]:
-    """Mean index of a candidate: the disparity regression of section III, B."""
-    indices = torch.arange(distribution.shape[1], device=distribution.device, dtype=distribution.dtype)
-    return (distribution * indices.view(1, -1, 1, 1)).sum(1, keepdim=True)
+        """Costs without a unit, the smaller the likelier."""
+        return super().forward(volume[:, None])[:, 0]
 
 
 # --- refinement
@@ -221,13 +192,18 @@ class SpatialPropagation(nn.Module):
         self.lift = nn.Conv2d(1, channels, 3, padding=1, bias=False)
         self.project = nn.Conv2d(channels, 1, 3, padding=1, bias=False)
 
-    def forward(self, image: Float[Tensor, "b 3 h w"], disparity: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
+    def forward(
+        self, image: Float[Tensor, "b _ h w"], canvas: Canvas, disparity: Float[Tensor, "b 1 H W"]
+    ) -> Float[Tensor, "b 1 H W"]:
         """Works at a quarter of the size; the disparities keep the pixels of the input."""
-        size = image.shape[-2] // SCALES[-1], image.shape[-1] // SCALES[-1]
-        gates = self.guidance(_resize(image, size)).float().unflatten(1, (3, self.channels))
-        gates = gates / (gates.abs().sum(1, keepdim=True) + 1e-8)
-        propagated = propagate(self.lift(_resize(disparity, size)).float(), gates)
-        return _resize(self.project(propagated), disparity.shape[-2:])
+        size = disparity.shape[-2:]
+        quarter = canvas.reduced(image, SCALES[-1])
+        gates = quarter
+        for number, layer in enumerate(cast(list[nn.Conv2d], self.guidance[::2])):
+            gates = thin_conv([gates], layer.weight, relu=number > 0)
+        lifted = thin_conv([enlarge(disparity, quarter.shape[-2:])], self.lift.weight, relu=False)
+        propagated = propagate(lifted.float(), gates.float().unflatten(1, (3, self.channels)), normalize=True)
+        return enlarge(thin_conv([propagated], self.project.weight, relu=False).float(), size)
 
 
 class ConvolutionalRefiner(nn.Module):
@@ -242,10 +218,14 @@ class ConvolutionalRefiner(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.update = nn.Conv2d(channels, 1, 3, padding=1)
 
-    def forward(self, image: Float[Tensor, "b 3 h w"], disparity: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
-        size = image.shape[-2] // SCALES[-1], image.shape[-1] // SCALES[-1]
-        both = torch.cat([_resize(image, size), _resize(disparity, size) / COARSEST], dim=1)
-        return disparity + _resize(self.update(self.layers(both)), disparity.shape[-2:])
+    def forward(
+        self, image: Float[Tensor, "b _ h w"], canvas: Canvas, disparity: Float[Tensor, "b 1 H W"]
+    ) -> Float[Tensor, "b 1 H W"]:
+        quarter = canvas.reduced(image, SCALES[-1])
+        x = torch.cat([quarter, enlarge(disparity, quarter.shape[-2:]) / COARSEST], dim=1)
+        for number, layer in enumerate([*cast(list[nn.Conv2d], self.layers[::2]), self.update]):
+            x = thin_conv([x], layer.weight, layer.bias, relu=number > 0)
+        return enlarge(x.float(), disparity.shape[-2:], base=disparity)
 
 
 def _wait_for(result: Tensor) -> None:
@@ -265,22 +245,29 @@ class StageCosts:
 
     A stage that has not run yet is taken to cost the first stage's time by its share of the arithmetic. The first run
     also pays for warming up, so the second replaces it. From then on slower runs count more than faster ones (a stall
-    for at most twice the expectation), so that the expectation lies in the upper part of what is seen. A stage that was
-    skipped is trusted a little more each time, down to its fastest run and no further: one stall does not lock it out,
-    and one that cannot fit is not tried again and again.
+    for at most twice the expectation), so that the expectation lies in the upper part of what is seen; and where runs
+    differ, twice their mean deviation is kept in hand. A stage that was skipped is trusted a little more each time,
+    down to its fastest run and no further: one stall does not lock it out, and one that cannot fit is not tried again
+    and again.
     """
 
-    SLOWER, FASTER, TRUST = 0.3, 0.1, 0.95
+    SLOWER, FASTER, TRUST, MARGIN = 0.3, 0.1, 0.98, 2.0
+    TRUST_AFTER_WARMUP = 0.9
 
     def __init__(self, stages: int) -> None:
         self._expected: list[float | None] = [None] * stages
         self._fastest = [float("inf")] * stages
+        self._deviation = [0.0] * stages
         self._runs = [0] * stages
 
     def expected(self, stage: int) -> float:
         """Seconds that a stage (0 is the first) is expected to take; 0 where nothing is known."""
         known = self._expected[stage]
         return self._by_arithmetic(stage) if known is None else known
+
+    def needed(self, *stages: int) -> float:
+        """Seconds that these stages will hardly exceed."""
+        return sum(self.expected(stage) + self.MARGIN * self._deviation[stage] for stage in stages)
 
     def measured(self, stage: int, seconds: float) -> None:
         """Learn from a run."""
@@ -291,6 +278,7 @@ class StageCosts:
             excess = min(seconds, 2 * known) - known
             self._expected[stage] = known + (self.SLOWER if excess > 0 else self.FASTER) * excess
             self._fastest[stage] = min(self._fastest[stage], seconds)
+            self._deviation[stage] += self.FASTER * (abs(excess) - self._deviation[stage])
         self._runs[stage] += 1
 
     def skipped(self, stage: int) -> None:
@@ -298,8 +286,10 @@ class StageCosts:
         known = self._expected[stage]
         if known is not None:
             fastest = self._fastest[stage]
-            floor = fastest if self._runs[stage] > 1 else min(fastest, self._by_arithmetic(stage))
-            self._expected[stage] = max(floor, self.TRUST * known)
+            warm = self._runs[stage] > 1
+            floor = fastest if warm else min(fastest, self._by_arithmetic(stage))
+            self._expected[stage] = max(floor, (self.TRUST if warm else self.TRUST_AFTER_WARMUP) * known)
+            self._deviation[stage] *= self.TRUST
 
     def _by_arithmetic(self, stage: int) -> float:
         return (self._expected[0] or 0.0) * ARITHMETIC[stage]
@@ -323,10 +313,7 @@ class AnyNetEstimate:
 
     def confidence(self) -> Float[Tensor, "b 1 h w"]:
         """Probability within one candidate of the estimate, fading to nothing at two; at the stage's own scale."""
-        p = self.distribution.detach()
-        indices = torch.arange(p.shape[1], device=p.device, dtype=p.dtype).view(1, -1, 1, 1)
-        near = (2 - (indices - _expectation(p)).abs()).clamp(0, 1)
-        return (p * near).sum(1, keepdim=True)
+        return mass_near_mean(self.distribution)
 
 
 class AnyNet(nn.Module):
@@ -384,10 +371,7 @@ class AnyNet(nn.Module):
             start = self._placed(previous.disparity.float().masked_fill(~previous.valid, math.nan), canvas)
         candidates = -(-(max_disparity or self.config.max_disparity) // COARSEST)
         with self._precision(left):
-            if self.training:
-                pyramid = self.features(torch.cat([canvas.draw(left), canvas.draw(right)]))
-            else:
-                pyramid = self.features.of_phases(canvas_phases([left, right], canvas))
+            pyramid = self.features([left, right], canvas)
         estimate: AnyNetEstimate | None = None
         for stage in range(len(SCALES)):
             with self._precision(left):
@@ -398,7 +382,7 @@ class AnyNet(nn.Module):
             yield estimate
         if self.refine is not None and estimate is not None:
             with self._precision(left):
-                estimate = replace(estimate, disparity=self.refine(canvas.draw(left), estimate.disparity).float())
+                estimate = replace(estimate, disparity=self.refine(left, canvas, estimate.disparity).float())
             yield estimate
 
     def _better(self, features: Tensor, estimate: AnyNetEstimate, previous: Tensor) -> AnyNetEstimate:
@@ -421,13 +405,13 @@ class AnyNet(nn.Module):
             volume, first = absolute_volume(left, right, candidates), 0
         else:
             radius = self.config.residual
-            start = _resize(previous.disparity, left.shape[-2:]) / SCALES[stage]
+            start = enlarge(previous.disparity, left.shape[-2:]) / SCALES[stage]
             volume, first = residual_volume(left, right, start, radius), -radius
             if self.config.mirrored_residual:
                 volume = volume.flip(1)
-        distribution = torch.softmax(-self.regularize[stage](volume).float(), dim=1)
-        disparity = _resize((_expectation(distribution) + first) * SCALES[stage], size)
-        return AnyNetEstimate(disparity if previous is None else previous.disparity + disparity, distribution)
+        distribution, mean = soft_argmin(self.regularize[stage](volume).float())
+        base = None if previous is None else previous.disparity
+        return AnyNetEstimate(enlarge((mean + first) * SCALES[stage], size, base=base), distribution)
 
     def stages(
         self,
@@ -492,7 +476,7 @@ class AnyNet(nn.Module):
         estimate = None
         for stage in range(self.config.stages):
             begin = self.clock()
-            if estimate is not None and begin - start + costs.expected(stage) + costs.expected(finish) > budget:
+            if estimate is not None and begin - start + costs.needed(stage, finish) > budget:
                 costs.skipped(stage)
                 break
             estimate = next(estimates)
@@ -519,19 +503,10 @@ class AnyNet(nn.Module):
         return F.pad(values, (canvas.left, canvas.right, canvas.top, canvas.bottom), value=math.nan)
 
     def _finish(self, estimate: AnyNetEstimate, size: torch.Size) -> Disparity:
-        padded = estimate.disparity.shape[-2:]
-        if self.config.padding == "mean":
-            inner = (..., slice(padded[0] - size[0], None), slice(size[1]))
-        else:
-            inner = (..., slice(size[0]), slice(padded[1] - size[1], None))
-        disparity = estimate.disparity[inner]
-        valid = disparity.isfinite()
-        confidence = _resize(estimate.confidence().nan_to_num(0.0).clamp(0, 1), padded)[inner]
-        return Disparity(
-            disparity.nan_to_num(0.0, 0.0, 0.0).clamp_(min=0),
-            valid,
-            confidence * valid,
-        )
+        rows, columns = estimate.disparity.shape[-2:]
+        corner = (rows - size[0], 0) if self.config.padding == "mean" else (0, columns - size[1])
+        confidence = estimate.confidence().nan_to_num_(0.0).clamp_(0, 1)
+        return Disparity(*finished_map(estimate.disparity, confidence, corner, size))
 
     def _precision(self, image: Tensor) -> torch.autocast:
         return torch.autocast(image.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32)

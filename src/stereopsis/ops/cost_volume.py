@@ -38,14 +38,11 @@ class _NativeAbsoluteVolume(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, left: Tensor, right: Tensor, candidates: int) -> Tensor:
-        lib = native.library()
-        assert lib is not None
         b, c, h, w = left.shape
         ctx.save_for_backward(left, right)
         ctx.candidates = candidates
         costs = torch.empty(b, candidates, h, w)
-        pointers = [native.pointer(t) for t in (left, right, costs)]
-        native.over_rows(lambda begin, end: lib.absolute_volume(*pointers, begin, end, c, h, w, candidates), b * h)
+        native.run("absolute_volume", [left, right, costs], (c, h, w, candidates), b * h)
         return costs
 
     @staticmethod
@@ -109,14 +106,11 @@ class _NativeResidualVolume(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, left: Tensor, right: Tensor, disparity: Tensor, radius: int) -> Tensor:
-        lib = native.library()
-        assert lib is not None
         b, c, h, w = left.shape
         ctx.save_for_backward(left, right, disparity)
         ctx.radius = radius
         costs = torch.empty(b, 2 * radius + 1, h, w)
-        pointers = [native.pointer(t) for t in (left, right, disparity, costs)]
-        native.over_rows(lambda begin, end: lib.residual_volume(*pointers, begin, end, c, h, w, radius), b * h)
+        native.run("residual_volume", [left, right, disparity, costs], (c, h, w, radius), b * h)
         return costs
 
     @staticmethod

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from stereopsis.ops import native
 
@@ -132,6 +133,80 @@ def _sample(
     return sample, known
 
 
+def kernels_of_maps(
+    maps: Float[Tensor, "b 3*n*s*s h/s w/s"],
+    guide: Float[Tensor, "b/e 3*n*s*s h/s w/s"] | None,
+    grid: Float[Tensor, "1 2*n 1 1"],
+    size: tuple[int, int] | torch.Size,
+    *,
+    block: int = 1,
+    squeeze: float = 1.0,
+) -> tuple[Float[Tensor, "b n h w"], Float[Tensor, "b 2*n h w"]]:
+    """Weights and shifts of every pixel from what the two streams of a DKN say of it (section 3.2).
+
+    Args:
+        maps: weights before the sigmoid, then offsets, of blocks of s x s pixels as by ``pixel_unshuffle``.
+        guide: what the products are taken with, one for every e maps in a row; None for the maps alone.
+        grid: shifts where the offsets are 0.
+        size: height and width of the map; blocks may reach beyond it.
+        block: s.
+        squeeze: what the offsets are multiplied by.
+    """
+    split = [maps.shape[1] // 3, 2 * (maps.shape[1] // 3)]
+    weights, offsets = maps.float().split(split, 1)
+    weights = weights.sigmoid()
+    if guide is not None:
+        each = maps.shape[0] // guide.shape[0]
+        guide = guide.float() if each == 1 else guide.float().repeat_interleave(each, 0)
+        guide_weights, guide_offsets = guide.split(split, 1)
+        weights = weights * guide_weights.sigmoid()
+        offsets = offsets * guide_offsets
+    weights, offsets = (F.pixel_shuffle(t, block)[..., : size[0], : size[1]] for t in (weights, offsets))
+    return weights, torch.add(grid, offsets, alpha=squeeze)
+
+
+def guided_average(
+    values: Float[Tensor, "b c h w"],
+    maps: Float[Tensor, "b 3*n*s*s h/s w/s"],
+    guide: Float[Tensor, "b/e 3*n*s*s h/s w/s"] | None,
+    grid: Float[Tensor, "1 2*n 1 1"],
+    *,
+    block: int = 1,
+    squeeze: float = 1.0,
+    radius: int = 7,
+    valid: Bool[Tensor, "b 1 h w"] | None = None,
+    residual: bool = False,
+    zeros_outside: bool = False,
+) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b 1 h w"]]:
+    """:func:`kernel_average` with the weights and shifts of :func:`kernels_of_maps`.
+
+    The kernel in C never writes those down, takes maps of bfloat16 as they are, and is for inference: no gradients.
+    """
+    streams = [maps] if guide is None else [maps, guide]
+    alike = all(t.dtype == maps.dtype and t.device == values.device for t in streams)
+    known = alike and maps.dtype in (torch.float32, torch.bfloat16) and native.usable(values, grid)
+    if not known or native.needs_gradient(values, *streams):
+        weights, shifts = kernels_of_maps(maps, guide, grid, values.shape[-2:], block=block, squeeze=squeeze)
+        return kernel_average(
+            values, weights, shifts, radius=radius, valid=valid, residual=residual, zeros_outside=zeros_outside
+        )
+    b, c, h, w = values.shape
+    mask = None if valid is None else valid.float().contiguous()
+    values = values.contiguous() if valid is None else torch.where(valid, values, 0.0)
+    out, support = torch.empty(b, c, h, w), torch.empty(b, 1, h, w)
+    maps, guide = native.channels_last(maps), None if guide is None else native.channels_last(guide)
+    rows, columns, channels = maps.shape[1:]
+    numbers = (c, channels // (3 * block**2), h, w, radius, residual, zeros_outside)
+    each = 1 if guide is None else b // guide.shape[0]
+    native.run(
+        "guided_average",
+        [values, mask, out, support, maps, guide, grid.contiguous(), torch.tensor(squeeze)],
+        (*numbers, block, rows, columns, each, maps.dtype == torch.bfloat16),
+        b * rows,
+    )
+    return out, support
+
+
 class _NativeKernelAverage(torch.autograd.Function):
     """The same in C, without a copy of the samples; threads take rows."""
 
@@ -146,15 +221,12 @@ class _NativeKernelAverage(torch.autograd.Function):
         residual: bool,
         zeros_outside: bool,
     ) -> tuple[Tensor, Tensor]:
-        lib = native.library()
-        assert lib is not None
         b, c, h, w = values.shape
         out, support = torch.empty_like(values), torch.empty_like(values[:, :1])
-        pointers = [native.pointer(t) for t in (values, weights, shifts, mask, out, support)]
-        numbers = (c, weights.shape[1], h, w, radius, int(residual), int(zeros_outside))
-        native.over_rows(lambda begin, end: lib.kernel_average(*pointers, begin, end, *numbers), b * h)
+        numbers = (c, weights.shape[1], h, w, radius, residual, zeros_outside)
+        native.run("kernel_average", [values, weights, shifts, mask, out, support], numbers, b * h)
         ctx.save_for_backward(values, weights, shifts, mask)
-        ctx.numbers = numbers
+        ctx.numbers = tuple(map(int, numbers))
         ctx.mark_non_differentiable(support)
         return out, support
 

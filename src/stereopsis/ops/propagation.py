@@ -11,8 +11,12 @@ from torch.nn import functional as F
 
 from stereopsis.ops import native
 
+TINY = 1e-8  # keeps gates that are all 0 from becoming NaN (the authors' code)
 
-def propagate(x: Float[Tensor, "b c h w"], gates: Float[Tensor, "b 3 c h w"]) -> Float[Tensor, "b c h w"]:
+
+def propagate(
+    x: Float[Tensor, "b c h w"], gates: Float[Tensor, "b 3 c h w"], *, normalize: bool = False
+) -> Float[Tensor, "b c h w"]:
     """Linear propagation from left to right, over three neighbours::
 
         H(y, x) = (1 - g1 - g2 - g3) X(y, x) + g1 H(y - 1, x - 1) + g2 H(y, x - 1) + g3 H(y + 1, x - 1)
@@ -21,6 +25,7 @@ def propagate(x: Float[Tensor, "b c h w"], gates: Float[Tensor, "b 3 c h w"]) ->
         x: the map X to smooth.
         gates: g1, g2, g3 for every value; stable while ``|g1| + |g2| + |g3| <= 1``. A gate whose neighbour lies outside
             of the image counts as 0.
+        normalize: divide the gates by ``|g1| + |g2| + |g3|`` first.
 
     Returns:
         H, of x's shape.
@@ -31,12 +36,22 @@ def propagate(x: Float[Tensor, "b c h w"], gates: Float[Tensor, "b 3 c h w"]) ->
     if gates.shape != (x.shape[0], 3, *x.shape[1:]):
         raise ValueError(f"x is {tuple(x.shape)} and the gates are {tuple(gates.shape)}; give three gates a value.")
     if native.usable(x, gates):
-        return _NativePropagate.apply(x.contiguous(), gates.contiguous())
-    return propagate_reference(x, gates)
+        x, gates = x.contiguous(), gates.contiguous()
+        if not native.needs_gradient(x, gates):
+            return _native_propagate(x, gates, normalize)
+        return _NativePropagate.apply(x, _normalized(gates) if normalize else gates)
+    return propagate_reference(x, gates, normalize=normalize)
 
 
-def propagate_reference(x: Float[Tensor, "b c h w"], gates: Float[Tensor, "b 3 c h w"]) -> Float[Tensor, "b c h w"]:
+def _normalized(gates: Tensor) -> Tensor:
+    return gates / (gates.abs().sum(1, keepdim=True) + TINY)
+
+
+def propagate_reference(
+    x: Float[Tensor, "b c h w"], gates: Float[Tensor, "b 3 c h w"], *, normalize: bool = False
+) -> Float[Tensor, "b c h w"]:
     """:func:`propagate` in plain torch, one step a column."""
+    gates = _normalized(gates) if normalize else gates
     height, width = x.shape[-2:]
     inside = torch.ones(3, 1, height, width, dtype=x.dtype, device=x.device)
     inside[0, :, 0] = inside[2, :, -1] = 0
@@ -56,17 +71,19 @@ def propagate_reference(x: Float[Tensor, "b c h w"], gates: Float[Tensor, "b 3 c
     return torch.stack(out, dim=-1)
 
 
+def _native_propagate(x: Tensor, gates: Tensor, normalize: bool) -> Tensor:
+    b, c, h, w = x.shape
+    out = torch.empty_like(x)
+    native.run("propagate", [x, gates, out], (c, h, w, normalize), b * c)
+    return out
+
+
 class _NativePropagate(torch.autograd.Function):
     """The same in C: a plane (one sample's channel) fits the cache, and threads take planes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gates: Tensor) -> Tensor:
-        lib = native.library()
-        assert lib is not None
-        b, c, h, w = x.shape
-        out = torch.empty_like(x)
-        pointers = [native.pointer(t) for t in (x, gates, out)]
-        native.over_rows(lambda begin, end: lib.propagate(*pointers, begin, end, c, h, w), b * c)
+        out = _native_propagate(x, gates, normalize=False)
         ctx.save_for_backward(x, gates, out)
         return out
 

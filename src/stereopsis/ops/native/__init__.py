@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -40,15 +40,45 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="stereopsis")
 
 
+@functools.cache
+def _team() -> object | None:
+    """How torch's own OpenMP shares out work, or None where it has another one."""
+    try:
+        return ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD).GOMP_parallel
+    except (AttributeError, OSError):  # another platform; another OpenMP
+        return None
+
+
+def run(kernel: str, tensors: Sequence[Tensor | None], numbers: Sequence[int], rows: int) -> None:
+    """Runs a kernel of the library over all rows, split among torch's threads.
+
+    Args:
+        kernel: its name; it takes tensors, numbers and a range of rows.
+        tensors: contiguous, in the order that the kernel's comment names; None is its NULL.
+        numbers: sizes and switches, likewise.
+    """
+    lib = library()
+    assert lib is not None
+    pointers = (ctypes.c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
+    values = (ctypes.c_int * len(numbers))(*numbers)
+    function, threads = getattr(lib, kernel), torch.get_num_threads()
+    if threads == 1 or _team() is None:
+        over_rows(lambda begin, end: function(pointers, values, begin, end), rows)
+    else:
+        # two shares a thread, so that one that comes late does not hold up the others
+        lib.over_rows(_team(), function, pointers, values, rows, -(-rows // (2 * threads)), threads)
+
+
 def over_rows(kernel: Callable[[int, int], object], rows: int, *, step: int = 1) -> None:
     """Runs ``kernel(begin, end)`` over all rows, split among torch's number of threads (ctypes frees the GIL)."""
     threads = torch.get_num_threads()
     share = max(-(-rows // threads // step) * step, step)
-    bounds = [(begin, min(begin + share, rows)) for begin in range(0, rows, share)]
-    if len(bounds) == 1:
-        kernel(0, rows)
-    else:
-        list(_pool(threads).map(lambda bound: kernel(*bound), bounds))
+    own, *others = [(begin, min(begin + share, rows)) for begin in range(0, max(rows, 1), share)]
+    # the calling thread works too: a thread that has to be woken costs as much as a small kernel
+    running = [_pool(threads - 1).submit(kernel, *bound) for bound in others]
+    kernel(*own)
+    for work in running:
+        work.result()
 
 
 def usable(*tensors: Tensor) -> bool:
@@ -58,6 +88,11 @@ def usable(*tensors: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and library() is not None
     )
+
+
+def needs_gradient(*tensors: Tensor) -> bool:
+    """True where a result of these tensors must know how it came about."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:

@@ -2,20 +2,22 @@
 
 #include "kernels.h"
 
-/* left, right (batch, channels, height, width), costs (batch, candidates, height, width); rows of the flattened (batch,
-   row) axis. Left of the image the right features are 0. */
-EXPORT void absolute_volume(const float *restrict left, const float *restrict right, float *restrict costs,
-                            int row_begin, int row_end, int channels, int height, int width, int candidates) {
+/* tensors: left, right (batch, channels, height, width), costs (batch, candidates, height, width); rows of the flattened
+   (batch, row) axis. Left of the image the right features are 0. */
+EXPORT void absolute_volume(void *const *tensors, const int *numbers, int row_begin, int row_end) {
+    const float *left = tensors[0], *right = tensors[1];
+    float *costs = tensors[2];
+    const int channels = numbers[0], height = numbers[1], width = numbers[2], candidates = numbers[3];
     const size_t size = (size_t)height * width;
     for (int row = row_begin; row < row_end; row++) {
         const size_t batch = row / height, offset = (size_t)(row % height) * width;
         const float *l = left + batch * channels * size + offset, *r = right + batch * channels * size + offset;
         for (int d = 0; d < candidates; d++) {
             const int first = d < width ? d : width;
-            float *out = costs + (batch * candidates + d) * size + offset;
+            float *restrict out = costs + (batch * candidates + d) * size + offset;
             memset(out, 0, sizeof(float) * width);
             for (int c = 0; c < channels; c++) {
-                const float *own = l + c * size, *other = r + c * size;
+                const float *restrict own = l + c * size, *restrict other = r + c * size;
                 for (int x = 0; x < first; x++) out[x] += fabsf(own[x]);
                 for (int x = first; x < width; x++) out[x] += fabsf(own[x] - other[x - d]);
             }
@@ -57,11 +59,12 @@ static int column_of(float x, float d, int width, int radius, float *weight) {
 
 static float column(const float *row, int at, int width) { return at >= 0 && at < width ? row[at] : 0; }
 
-/* left, right (batch, channels, height, width), disparity (batch, height, width), costs (batch, 2 radius + 1, height,
-   width); rows of the flattened (batch, row) axis. The first candidate is the residual -radius, furthest right. */
-EXPORT void residual_volume(const float *restrict left, const float *restrict right, const float *restrict disparity,
-                            float *restrict costs, int row_begin, int row_end, int channels, int height, int width,
-                            int radius) {
+/* tensors: left, right (batch, channels, height, width), disparity (batch, height, width), costs (batch, 2 radius + 1,
+   height, width); rows of the flattened (batch, row) axis. The first candidate is the residual -radius, furthest right. */
+EXPORT void residual_volume(void *const *tensors, const int *numbers, int row_begin, int row_end) {
+    const float *left = tensors[0], *right = tensors[1], *disparity = tensors[2];
+    float *costs = tensors[3];
+    const int channels = numbers[0], height = numbers[1], width = numbers[2], radius = numbers[3];
     const size_t size = (size_t)height * width;
     const int candidates = 2 * radius + 1;
     for (int row = row_begin; row < row_end; row++) {

@@ -35,13 +35,14 @@ static inline __attribute__((always_inline)) Neighbours neighbours(float sx, flo
     return n;
 }
 
-/* One row: sums over the samples of w a, a (channel after channel), w c and c. */
+/* One row: sums over the samples of w a, a (channel after channel), w c and c. weights and shifts point to the row in the
+   first of their planes. */
 static inline __attribute__((always_inline)) void sums(const float *restrict values, const float *restrict weights,
                                                        const float *restrict shifts, const float *restrict mask,
                                                        float *restrict weighted, float *restrict plain,
                                                        float *restrict weight, float *restrict support, int y,
-                                                       int channels, int samples, int height, int width, int radius,
-                                                       int zeros_outside, int masked) {
+                                                       size_t plane, int channels, int samples, int height, int width,
+                                                       int radius, int zeros_outside, int masked) {
     const size_t size = (size_t)height * width;
     memset(weighted, 0, sizeof(float) * channels * width);
     memset(plain, 0, sizeof(float) * channels * width);
@@ -52,9 +53,9 @@ static inline __attribute__((always_inline)) void sums(const float *restrict val
         float *restrict to_weighted = weighted + (size_t)channel * width;
         float *restrict to_plain = plain + (size_t)channel * width;
         for (int sample = 0; sample < samples; sample++) {
-            const float *restrict w = weights + sample * size + (size_t)y * width;
-            const float *restrict sx = shifts + 2 * sample * size + (size_t)y * width;
-            const float *restrict sy = sx + size;
+            const float *restrict w = weights + sample * plane;
+            const float *restrict sx = shifts + 2 * sample * plane;
+            const float *restrict sy = sx + plane;
 #pragma clang loop vectorize(enable)
             for (int x = 0; x < width; x++) {
                 const Neighbours n = neighbours(sx[x], sy[x], mask, x, y, height, width, radius, masked);
@@ -78,40 +79,117 @@ static inline __attribute__((always_inline)) void sums(const float *restrict val
 
 static inline int covered(float weight, float support) { return support > EMPTY && weight > EMPTY * EMPTY; }
 
-/* values, out (batch, channels, height, width), weights (batch, samples, height, width), shifts (batch, 2 samples,
-   height, width), mask and support (batch, 1, height, width), mask may be NULL; rows of the flattened (batch, height)
-   axis. Values are 0 where the mask is. */
-EXPORT void kernel_average(const float *restrict values, const float *restrict weights, const float *restrict shifts,
-                           const float *restrict mask, float *restrict out, float *restrict share, int row_begin,
-                           int row_end, int channels, int samples, int height, int width, int radius, int residual,
-                           int zeros_outside) {
-    const size_t size = (size_t)height * width;
-    float *weighted = malloc(sizeof(float) * width * (2 * (size_t)channels + 2));
-    float *plain = weighted + (size_t)channels * width, *weight = plain + (size_t)channels * width;
-    float *support = weight + width;
-    for (int index = row_begin; index < row_end; index++) {
-        const int y = index % height;
-        const size_t b = index / height;
-        const float *f = values + b * channels * size, *w = weights + b * samples * size;
-        const float *s = shifts + 2 * b * samples * size;
-        if (mask)
-            sums(f, w, s, mask + b * size, weighted, plain, weight, support, y, channels, samples, height, width,
-                 radius, zeros_outside, 1);
-        else
-            sums(f, w, s, mask, weighted, plain, weight, support, y, channels, samples, height, width, radius,
-                 zeros_outside, 0);
-        for (int channel = 0; channel < channels; channel++) {
-            float *to = out + (b * channels + channel) * size + (size_t)y * width;
-            const float *wa = weighted + (size_t)channel * width, *a = plain + (size_t)channel * width;
-            for (int x = 0; x < width; x++) {
-                const float result = residual ? wa[x] - weight[x] / support[x] * a[x] : wa[x] / weight[x];
-                to[x] = covered(weight[x], support[x]) ? result : 0;
+/* What the averages of a map have in common; mask may be NULL, and values are 0 where it is. */
+typedef struct {
+    int channels, samples, height, width, radius, residual, zeros_outside;
+} Options;
+
+/* One row of one sample of the batch: out (channels, height, width) and share (height, width). room is of 2
+   channels + 2 rows. */
+static void average_row(const float *values, const float *weights, const float *shifts, const float *mask, float *out,
+                        float *share, float *room, int y, size_t plane, Options o) {
+    const size_t size = (size_t)o.height * o.width;
+    float *weighted = room, *plain = weighted + (size_t)o.channels * o.width;
+    float *weight = plain + (size_t)o.channels * o.width, *support = weight + o.width;
+    if (mask)
+        sums(values, weights, shifts, mask, weighted, plain, weight, support, y, plane, o.channels, o.samples, o.height,
+             o.width, o.radius, o.zeros_outside, 1);
+    else
+        sums(values, weights, shifts, mask, weighted, plain, weight, support, y, plane, o.channels, o.samples, o.height,
+             o.width, o.radius, o.zeros_outside, 0);
+    for (int channel = 0; channel < o.channels; channel++) {
+        float *to = out + channel * size + (size_t)y * o.width;
+        const float *wa = weighted + (size_t)channel * o.width, *a = plain + (size_t)channel * o.width;
+        for (int x = 0; x < o.width; x++) {
+            const float result = o.residual ? wa[x] - weight[x] / support[x] * a[x] : wa[x] / weight[x];
+            to[x] = covered(weight[x], support[x]) ? result : 0;
+        }
+    }
+    float *to = share + (size_t)y * o.width;
+    for (int x = 0; x < o.width; x++) to[x] = covered(weight[x], support[x]) ? support[x] / o.samples : 0;
+}
+
+/* tensors: values (batch, channels, height, width), weights (batch, samples, height, width), shifts (batch, 2 samples,
+   height, width), mask, out of the values' shape and support (batch, 1, height, width); numbers: Options; rows of the
+   flattened (batch, height) axis. */
+EXPORT void kernel_average(void *const *tensors, const int *numbers, int row_begin, int row_end) {
+    const float *values = tensors[0], *weights = tensors[1], *shifts = tensors[2], *mask = tensors[3];
+    float *out = tensors[4], *support = tensors[5];
+    const Options o = {numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]};
+    const size_t size = (size_t)o.height * o.width;
+    float *room = malloc(sizeof(float) * o.width * (2 * (size_t)o.channels + 2));
+    if (!room) abort();
+    for (int row = row_begin; row < row_end; row++) {
+        const int y = row % o.height;
+        const size_t b = row / o.height, at = (size_t)y * o.width;
+        average_row(values + b * o.channels * size, weights + b * o.samples * size + at,
+                    shifts + 2 * b * o.samples * size + at, mask ? mask + b * size : NULL, out + b * o.channels * size,
+                    support + b * size, room, y, size, o);
+    }
+    free(room);
+}
+
+/* One block of pixels' maps, channel after channel, as float32; half: of bfloat16. */
+static void widened(const void *maps, size_t at, int count, int half, float *restrict to) {
+    const unsigned short *restrict halves = (const unsigned short *)maps + at;
+    if (!half)
+        memcpy(to, (const float *)maps + at, sizeof(float) * count);
+    else
+        for (int i = 0; i < count; i++) {
+            const unsigned bits = (unsigned)halves[i] << 16;
+            memcpy(to + i, &bits, sizeof bits);
+        }
+}
+
+/* tensors: values, mask, out and support as above; maps (batch, rows, columns, 3 samples, block, block) and guide, of as
+   many or fewer samples of the batch, may be NULL, both before the sigmoid of the first third; grid (2 samples) and the
+   factor of what is added to it. numbers: Options, block, rows, columns, how often each guide serves, and whether maps
+   and guide are of bfloat16. Rows of the flattened (batch, row of blocks) axis: weights and shifts stay in the cache. */
+EXPORT void guided_average(void *const *tensors, const int *numbers, int row_begin, int row_end) {
+    const float *values = tensors[0], *mask = tensors[1], *grid = tensors[6], *squeeze = tensors[7];
+    float *out = tensors[2], *support = tensors[3];
+    const void *maps = tensors[4], *guide = tensors[5];
+    const Options o = {numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]};
+    const int block = numbers[7], rows = numbers[8], columns = numbers[9], each = numbers[10], half = numbers[11];
+    const int area = block * block, count = 3 * o.samples * area, weights = o.samples * area;
+    const size_t size = (size_t)o.height * o.width, line = (size_t)columns * block, plane = line * block;
+    float *room = malloc(sizeof(float) * o.width * (2 * (size_t)o.channels + 2));
+    float *kernels = malloc(sizeof(float) * 3 * o.samples * plane), *restrict own = malloc(sizeof(float) * count);
+    float *restrict other = malloc(sizeof(float) * count);
+    if (!room || !kernels || !own || !other) abort();
+    for (int i = 0; i < count; i++) other[i] = 1;
+    for (int row = row_begin; row < row_end; row++) {
+        const size_t b = row / rows;
+        for (int x = 0; x < columns; x++) {
+            widened(maps, ((size_t)row * columns + x) * count, count, half, own);
+            if (guide) widened(guide, ((b / each * rows + row % rows) * columns + x) * count, count, half, other);
+            for (int i = 0; i < weights; i++)
+                own[i] = 1 / ((1 + exponential(-own[i])) * (guide ? 1 + exponential(-other[i]) : 1));
+            for (int i = weights; i < count; i++) own[i] *= other[i];
+            for (int c = 0; c < 3 * o.samples; c++) {
+                const int shift = c >= o.samples;
+                const float factor = shift ? *squeeze : 1, centre = shift ? grid[c - o.samples] : 0;
+                float *from = own + c * area, *to = kernels + c * plane + (size_t)x * block;
+                for (int i = 0; i < area; i++) from[i] = centre + factor * from[i];
+                for (int i = 0; i < block; i++)
+                    if (block == 4) /* of a known size, and so without a call */
+                        memcpy(to + i * line, from + i * 4, sizeof(float) * 4);
+                    else
+                        memcpy(to + i * line, from + i * block, sizeof(float) * block);
             }
         }
-        float *to = share + b * size + (size_t)y * width;
-        for (int x = 0; x < width; x++) to[x] = covered(weight[x], support[x]) ? support[x] / samples : 0;
+        for (int i = 0; i < block; i++) {
+            const int y = row % rows * block + i;
+            if (y < o.height)
+                average_row(values + b * o.channels * size, kernels + i * line, kernels + o.samples * plane + i * line,
+                            mask ? mask + b * size : NULL, out + b * o.channels * size, support + b * size, room, y,
+                            plane, o);
+        }
     }
-    free(weighted);
+    free(room);
+    free(kernels);
+    free(own);
+    free(other);
 }
 
 static inline __attribute__((always_inline)) void backward_row(
@@ -171,18 +249,18 @@ EXPORT void kernel_average_backward(const float *restrict values, const float *r
     float *support = weight + width, *scale = support + width, *centre = scale + width;
     for (int index = row_begin; index < row_end; index++) {
         const int y = index % height;
-        const size_t b = index / height;
+        const size_t b = index / height, at = (size_t)y * width;
         const float *f = values + b * channels * size, *w = weights + b * samples * size;
         const float *s = shifts + 2 * b * samples * size, *m = mask ? mask + b * size : mask;
         const float *g = grad + b * channels * size;
         float *to_values = grad_values ? grad_values + b * channels * size : grad_values;
         float *to_weights = grad_weights + b * samples * size, *to_shifts = grad_shifts + 2 * b * samples * size;
         if (mask)
-            sums(f, w, s, m, weighted, plain, weight, support, y, channels, samples, height, width, radius,
-                 zeros_outside, 1);
+            sums(f, w + at, s + at, m, weighted, plain, weight, support, y, size, channels, samples, height, width,
+                 radius, zeros_outside, 1);
         else
-            sums(f, w, s, m, weighted, plain, weight, support, y, channels, samples, height, width, radius,
-                 zeros_outside, 0);
+            sums(f, w + at, s + at, m, weighted, plain, weight, support, y, size, channels, samples, height, width,
+                 radius, zeros_outside, 0);
         /* the result is the sum of scale (w - centre) a, and a constant of the value reference would not change it */
         for (int x = 0; x < width; x++) {
             const int there = covered(weight[x], support[x]);
