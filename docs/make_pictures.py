@@ -37,7 +37,7 @@ def upsampling(path: Path) -> None:
     maps = [enlarge(low, size, "nearest").depth, enlarge(low, size).depth, found, torch.where(known, whole, torch.nan)]
     low_end, high_end = whole.min().item(), whole.max().item()
     row = side_by_side(image, *(colorize(m, vmin=low_end, vmax=high_end) for m in maps))
-    Image.fromarray(row).save(path, quality=72, optimize=True)
+    Image.fromarray(row).save(path, quality=55, optimize=True)
     print(path)
 
 

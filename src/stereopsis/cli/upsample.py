@@ -13,7 +13,7 @@ from stereopsis.cli.matching import DType, check_suffix, describe, range_text
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-DEFAULT_UPSAMPLER = "guided-filter"
+DEFAULT_UPSAMPLER = "fdkn.any"
 
 
 def upsample(

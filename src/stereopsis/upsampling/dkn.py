@@ -35,8 +35,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from stereopsis.ops.kernel_average import kernel_average
+from stereopsis.ops.kernel_average import guided_average, kernels_of_maps
 from stereopsis.types import Depth
 from stereopsis.upsampling.resample import fill_holes, unpack
 from stereopsis.zoo.registry import register
@@ -85,30 +86,60 @@ class DKNConfig:
 # --- streams
 
 
-def _conv(c_in: int, c_out: int, size: int, *, stride: int = 1, padding: int = 0, norm: bool = False) -> nn.Sequential:
+class Block(nn.Sequential):
+    """A convolution, a normalisation in some, and an activation."""
+
+    def forward(self, x: Float[Tensor, "b c h w"], stride: int | None = None) -> Float[Tensor, "b o _ _"]:
+        """A stride of 1 answers for all phases of a strided convolution at once. Inference takes the normalisation into
+        the kernel, and has the channels last, which CPU libraries compute up to three times as fast."""
+        conv, *norm, _ = self
+        assert isinstance(conv, nn.Conv2d)
+        weight, bias = conv.weight, conv.bias
+        strides = conv.stride if stride is None else (stride, stride)
+        if self.training or torch.is_grad_enabled():
+            x = F.conv2d(x, weight, bias, strides, conv.padding)
+            return (norm[0](x) if norm else x).relu_()
+        if norm:
+            assert isinstance(norm[0], nn.BatchNorm2d)
+            mean, variance = norm[0].running_mean, norm[0].running_var
+            assert mean is not None
+            assert variance is not None
+            weight, bias = fuse_conv_bn_weights(weight, bias, mean, variance, norm[0].eps, norm[0].weight, norm[0].bias)
+        weight = weight.contiguous(memory_format=torch.channels_last)
+        x = F.conv2d(x, weight, bias, strides, conv.padding)
+        if x.dtype == torch.bfloat16:
+            # the sign of a float is that of the integer of the same bits, which is several times as fast to compare
+            return x.view(torch.int16).clamp_(min=0).view(torch.bfloat16)
+        return x.relu_()
+
+
+def _conv(c_in: int, c_out: int, size: int, *, stride: int = 1, padding: int = 0, norm: bool = False) -> Block:
     layers: list[nn.Module] = [nn.Conv2d(c_in, c_out, size, stride, padding)]
     if norm:
         layers.append(nn.BatchNorm2d(c_out))
-    return nn.Sequential(*layers, nn.ReLU(inplace=True))
+    return Block(*layers, nn.ReLU(inplace=True))
+
+
+def _channels_last(x: Float[Tensor, "b c h w"], training: bool) -> Tensor:
+    # a clone, as a single channel counts as last where it is and convolutions then go by its strides
+    return x if training else x.clone(memory_format=torch.channels_last)
 
 
 class Stream(nn.Module):
     """Features of one input and, of them, k² weights before the sigmoid and 2k² offsets a pixel (table 1)."""
 
     head: nn.Conv2d
+    block: int  # side of the blocks whose pixels are channels
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b _ _ _"]:
-        """Weights, then offsets, in an arrangement that :meth:`arrange` turns into pixels."""
-
-    @staticmethod
-    @abstractmethod
-    def arrange(maps: Tensor, size: torch.Size) -> Float[Tensor, "b _ h w"]:
-        """Maps of pixels, of this height and width."""
+        """Weights, then offsets, of blocks of pixels."""
 
 
 class DKNStream(Stream):
     """Seven convolutions, two of them with stride 2: 50 x 50 pixels in, one pixel out (table 1)."""
+
+    block = 1
 
     def __init__(self, c_in: int, config: DKNConfig) -> None:
         super().__init__()
@@ -125,22 +156,29 @@ class DKNStream(Stream):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3k2 H W"]:
         """Every pixel's answer in one pass, for sizes rounded up to multiples of 4; outside the input is 0.
 
-        A strided layer runs once for each of its four phases, the layers behind it on the phases as on a batch.
+        A strided layer runs with a stride of 1, the layers behind it on each of its four phases.
         """
-        x = F.pad(x, (BEFORE, AFTER + -x.shape[-1] % STRIDE, BEFORE, AFTER + -x.shape[-2] % STRIDE))
-        x = _each_phase(self.down1, self.conv1(x))
-        # in training the statistics of a batch must be those of all phases; otherwise a quarter of the memory will do
-        parts = [x] if self.training else x.chunk(4)
-        return _stitch(torch.cat([self._second_half(part) for part in parts]))
+        height, width = (-(-side // STRIDE) * STRIDE for side in x.shape[-2:])
+        x = F.pad(x, (BEFORE, AFTER + width - x.shape[-1], BEFORE, AFTER + height - x.shape[-2]))
+        x = self.down1(self.conv1(_channels_last(x, self.training)), stride=1)
+        if self.training:  # the statistics of a batch must be those of all phases
+            x = self.down2(self.conv2(torch.cat(_phases(x))), stride=1)
+            return _stitch(_stitch(self._answers(torch.cat(_phases(x)))))
+        # otherwise a phase of a phase takes less memory, and fits the cache
+        size = (x.shape[0], self.head.out_channels, height, width)
+        out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        for n, half in enumerate(_phases(x)):
+            for m, quarter in enumerate(_phases(self.down2(self.conv2(half), stride=1))):
+                out[..., n // 2 + m // 2 * 2 :: STRIDE, n % 2 + m % 2 * 2 :: STRIDE] = self._answers(quarter)
+        return out
 
-    def _second_half(self, x: Tensor) -> Tensor:
-        x = _each_phase(self.down2, self.conv2(x))
-        return _stitch(self.head(self.conv5(self.conv4(self.conv3(x)))))
+    def _answers(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3k2 h-8 w-8"]:
+        return self.head(self.conv5(self.conv4(self.conv3(x))))
 
     def every_fourth(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3k2 h/4 w/4"]:
         """The paper's pass: the answer for pixel (25, 25) of the input, and every 4th one beside and below it."""
         x = self.down2(self.conv2(self.down1(self.conv1(x))))
-        return self.head(self.conv5(self.conv4(self.conv3(x))))
+        return self._answers(x)
 
     def of_blocks(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3k2 h/4 w/4"]:
         """The answer of each block's first pixel; outside the input is 0."""
@@ -158,13 +196,11 @@ class DKNStream(Stream):
                 out[..., i::STRIDE, j::STRIDE] = self.every_fourth(shifted)
         return out
 
-    @staticmethod
-    def arrange(maps: Tensor, size: torch.Size) -> Tensor:
-        return maps[..., : size[0], : size[1]]
-
 
 class FDKNStream(Stream):
     """Six convolutions over blocks of 4 x 4 pixels as channels (supplement, table 1)."""
+
+    block = STRIDE
 
     def __init__(self, c_in: int, config: DKNConfig) -> None:
         super().__init__()
@@ -178,21 +214,16 @@ class FDKNStream(Stream):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 48k2 h/4 w/4"]:
         """Answers of blocks; the last ones are completed by repeating the edge."""
         x = F.pad(x, (0, -x.shape[-1] % STRIDE, 0, -x.shape[-2] % STRIDE), "replicate")
-        return self.head(self.layers(F.pixel_unshuffle(x, STRIDE)))
-
-    @staticmethod
-    def arrange(maps: Tensor, size: torch.Size) -> Tensor:
-        return F.pixel_shuffle(maps, STRIDE)[..., : size[0], : size[1]]
+        return self.head(self.layers(_channels_last(F.pixel_unshuffle(x, STRIDE), self.training)))
 
 
-def _each_phase(layer: nn.Module, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "4*b _ h/2 w/2"]:
-    """A layer of stride 2 on the input as it is, moved by a column, by a row, and by both."""
-    height, width = x.shape[-2] - 1, x.shape[-1] - 1
-    return torch.cat([layer(x[..., i : i + height, j : j + width]) for i in (0, 1) for j in (0, 1)])
+def _phases(x: Float[Tensor, "b c 2*h 2*w"]) -> list[Float[Tensor, "b c h w"]]:
+    """Every second pixel of every second row, from the first and the second row and pixel on."""
+    return [x[..., i::2, j::2] for i in (0, 1) for j in (0, 1)]
 
 
 def _stitch(x: Float[Tensor, "4*b c h w"]) -> Float[Tensor, "b c 2*h 2*w"]:
-    """Four phases woven into one map, in the order of :func:`_each_phase`."""
+    """Four phases woven into one map, in the order of :func:`_phases`."""
     _, c, h, w = x.shape
     return x.view(2, 2, -1, c, h, w).permute(2, 3, 4, 0, 5, 1).reshape(-1, c, 2 * h, 2 * w)
 
@@ -256,11 +287,11 @@ class DKN(nn.Module):
         values = torch.where(known, (values - low) / (high - low), 0.0)
         whole = bool(known.all())
         filled = values if whole else fill_holes(values, known)
-        weights, shifts = self.kernels(image, filled, sparse)
-        average, support = kernel_average(
+        average, support = guided_average(
             values,
-            weights,
-            shifts,
+            *self._maps(image, filled, sparse),
+            self.grid,
+            **self._arrangement,
             radius=self.config.window // 2,
             valid=None if whole else known,
             residual=self.config.residual,
@@ -286,30 +317,27 @@ class DKN(nn.Module):
             Weights in (0, 1), before their mean is subtracted or their sum made 1; and the positions from the pixel
             itself, x and y of each sample, in pixels.
         """
-        size = target.shape[-2:]
+        maps, guide = self._maps(image, target, sparse)
+        return kernels_of_maps(maps, guide, self.grid, target.shape[-2:], **self._arrangement)
+
+    @property
+    def _arrangement(self) -> dict[str, Any]:
+        squeeze = (self.config.window - 1) / self.config.window if self.config.grid == "authors" else 1.0
+        return {"block": self.depth_stream.block, "squeeze": squeeze}
+
+    def _maps(self, image: Tensor, target: Tensor, sparse: bool) -> tuple[Tensor, Tensor | None]:
+        """What the streams say of the target and of the image."""
         with torch.autocast(target.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32):
             maps = self._stream(self.depth_stream, target, sparse)
-            guide = None
-            if self.image_stream is not None:
-                guide = self._stream(self.image_stream, self._guidance(image), sparse)
-        split = [maps.shape[1] // 3, 2 * (maps.shape[1] // 3)]
-        weights, offsets = maps.split(split, 1)
-        weights = weights.sigmoid()
-        if guide is not None:
-            each = target.shape[0] // image.shape[0]
-            guide = guide if each == 1 else guide.repeat_interleave(each, 0)
-            guide_weights, guide_offsets = guide.split(split, 1)
-            weights = weights * guide_weights.sigmoid()
-            offsets = offsets * guide_offsets
-        weights, offsets = (self.depth_stream.arrange(t, size) for t in (weights, offsets))
-        squeeze = (self.config.window - 1) / self.config.window if self.config.grid == "authors" else 1.0
-        return weights, torch.add(self.grid, offsets, alpha=squeeze)
+            if self.image_stream is None:
+                return maps, None
+            return maps, self._stream(self.image_stream, self._guidance(image), sparse)
 
     @staticmethod
     def _stream(stream: Stream, x: Tensor, sparse: bool) -> Tensor:
         if not (sparse and isinstance(stream, DKNStream)):
-            return stream(x).float()
-        return stream.of_blocks(x).float().repeat_interleave(STRIDE, -1).repeat_interleave(STRIDE, -2)
+            return stream(x)
+        return stream.of_blocks(x).repeat_interleave(STRIDE, -1).repeat_interleave(STRIDE, -2)
 
     def _guidance(self, image: Float[Tensor, "b c h w"]) -> Tensor:
         """The image as the stream reads it."""
@@ -371,13 +399,19 @@ _register("fdkn_x4", FDKN_X4, "FDKN for depth of a quarter of the image's size, 
 _register("fdkn_x8", FDKN_X8, "FDKN for depth of an eighth of the image's size, untrained")
 _register("fdkn_x16", FDKN_X16, "FDKN for depth of a sixteenth of the image's size, untrained")
 for _name, _config, _of in (
-    ("dkn_x8.scenes", DKN_X8, "an eighth of the image's size"),
     ("fdkn_x4.scenes", FDKN_X4, "a quarter of the image's size"),
     ("fdkn_x8.scenes", FDKN_X8, "an eighth of the image's size"),
     ("fdkn_x16.scenes", FDKN_X16, "a sixteenth of the image's size"),
     ("fdkn.any", replace(FDKN_X8, scale=None), "any size, however it was made, noisy and with holes"),
 ):
-    _register(_name, _config, f"{'F' * _config.fast}DKN trained here on procedural scenes, for depth of {_of}")
+    _register(
+        _name,
+        _config,
+        f"FDKN trained on procedural scenes, for depth of {_of}",
+        licence="Apache-2.0",
+        weights_file=f"{_name}.safetensors",
+    )
+_register("dkn_x8.scenes", DKN_X8, "DKN to be trained on procedural scenes, for depth of an eighth of the image's size")
 _register(
     "fdkn_x8.official",
     OFFICIAL,
