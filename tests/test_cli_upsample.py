@@ -109,7 +109,8 @@ CASES = [
     (f"{PAIR} --out OUT.npy --model sgbm", "sgbm does not upsample; choose one of bicubic"),
     (f"{PAIR} --out OUT.npy --model fdkn_x8", "fdkn_x8 has no shipped weights"),
     (f"{PAIR} --out OUT.npy --model fdkn_x8.official", "stereopsis import"),
-    (f"{PAIR} --out OUT.npy --weights w.safetensors", "guided-filter is a classical method"),
+    (f"{PAIR} --out OUT.npy --weights w.safetensors", "there is no weights file w.safetensors"),
+    (f"{PAIR} --out OUT.npy --model guided-filter --weights w.safetensors", "guided-filter is a classical method"),
     (f"{PAIR} --out OUT.npy --device nowhere", "device 'nowhere' cannot be used here"),
 ]
 
