@@ -12,7 +12,7 @@ from stereopsis.calibration import StereoCalibration, read_calibration, write_ca
 from stereopsis.cli import main
 from stereopsis.io import read_image, write_image
 from stereopsis.zoo import list_models, registry, save_weights
-from stereopsis.zoo.weights import SHIPPED, ModelCard
+from stereopsis.zoo.weights import ModelCard
 
 sys.path.insert(0, str(Path(__file__).parent / "compression"))
 from tiny import NAME, TINY, photo, tiny
@@ -188,8 +188,6 @@ def test_wrong_weights_and_pairs_that_are_not_there(folder, capsys):
 
 
 def test_the_shipped_codec(folder, capsys):
-    if not (SHIPPED / "hyperprior.photos.safetensors").is_file():
-        pytest.skip("hyperprior.photos.safetensors is not shipped yet")
     assert main(["compress", "left.png", "right.png", "--out", "p.stz", "--quality", "4"]) == 0
     assert main(["decompress", "p.stz", "--out", "back"]) == 0
     error = (read_image("back/left.png") - read_image("left.png")).square().mean()

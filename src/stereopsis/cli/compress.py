@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from tyro.conf import Positional
 
 from stereopsis.cli.console import progress_bar, show_json
-from stereopsis.cli.matching import check_suffix
+from stereopsis.cli.matching import check_suffix, load_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,18 +119,10 @@ def compress(
 
 
 def load_codec(name: str, weights: Path | None = None, device: str = "cpu") -> PairCodec:
-    """A codec by name.
-
-    Raises:
-        ValueError: of another family, or as :func:`stereopsis.load`.
-        FileNotFoundError: the weights do not exist.
-    """
+    """A codec by name; errors as of :func:`~stereopsis.cli.matching.load_of`."""
     from stereopsis.compression.codec import PairCodec
-    from stereopsis.zoo import get_entry, list_models, load
 
-    if get_entry(name).family != "compression":
-        raise ValueError(f"{name} does not compress; choose one of {', '.join(list_models(family='compression'))}.")
-    codec = load(name, weights=weights, device=device)
+    codec = load_of("compression", "compress", name, weights, device)
     assert isinstance(codec, PairCodec)
     return codec
 

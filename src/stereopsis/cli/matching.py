@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from stereopsis.types import Disparity
+    from stereopsis.zoo.registry import Family
 
 DType = Literal["float32", "bfloat16"]
 DEFAULT_MODEL = "hitnet.scenes"
@@ -65,7 +66,14 @@ def check_folder(path: Path, option: str) -> None:
 
 
 def load_matcher(name: str, weights: Path | None = None, device: str = "cpu", dtype: DType = "float32") -> nn.Module:
-    """A matching model by name.
+    """A matching model by name; errors as of :func:`load_of`."""
+    return load_of("matching", "match views", name, weights, device, dtype)
+
+
+def load_of(
+    family: Family, work: str, name: str, weights: Path | None, device: str, dtype: DType = "float32"
+) -> nn.Module:
+    """A model by name, of the family that does this work.
 
     Raises:
         ValueError: of another family, or as :func:`stereopsis.load`.
@@ -76,8 +84,8 @@ def load_matcher(name: str, weights: Path | None = None, device: str = "cpu", dt
     from stereopsis.memory import keep_large_blocks
     from stereopsis.zoo import get_entry, list_models, load
 
-    if get_entry(name).family != "matching":
-        raise ValueError(f"{name} does not match views; choose one of {', '.join(list_models(family='matching'))}.")
+    if get_entry(name).family != family:
+        raise ValueError(f"{name} does not {work}; choose one of {', '.join(list_models(family=family))}.")
     keep_large_blocks()
     return load(name, weights=weights, device=device, dtype=None if dtype == "float32" else getattr(torch, dtype))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tyro.conf import Positional
 
 from stereopsis.cli.console import show_json
-from stereopsis.cli.matching import DType, check_suffix, describe, range_text
+from stereopsis.cli.matching import DType, check_suffix, describe, load_of, range_text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -96,21 +96,8 @@ def upsample(
 
 
 def load_upsampler(name: str, weights: Path | None = None, device: str = "cpu", dtype: DType = "float32") -> nn.Module:
-    """An upsampling model by name.
-
-    Raises:
-        ValueError: of another family, or as :func:`stereopsis.load`.
-        FileNotFoundError: the weights do not exist.
-    """
-    import torch
-
-    from stereopsis.memory import keep_large_blocks
-    from stereopsis.zoo import get_entry, list_models, load
-
-    if get_entry(name).family != "upsampling":
-        raise ValueError(f"{name} does not upsample; choose one of {', '.join(list_models(family='upsampling'))}.")
-    keep_large_blocks()
-    return load(name, weights=weights, device=device, dtype=None if dtype == "float32" else getattr(torch, dtype))
+    """An upsampling model by name; errors as of :func:`~stereopsis.cli.matching.load_of`."""
+    return load_of("upsampling", "upsample", name, weights, device, dtype)
 
 
 def _check_ratio(image: Tensor, depth: Tensor, scale: float | None) -> None:

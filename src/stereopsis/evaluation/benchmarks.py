@@ -92,16 +92,26 @@ def read_manifest(path: str | Path) -> list[BenchmarkPair]:
         ValueError: not JSON, not a list of pairs, or empty.
     """
     path = Path(path)
+    root = path.resolve().parent.parent
+    return [_pair(path, root, number, row) for number, row in enumerate(read_rows(path, "pairs", REQUIRED))]
+
+
+def read_rows(path: Path, what: str, required: Sequence[str]) -> list[Any]:
+    """The list that a manifest holds, not empty; ``what`` and ``required`` are for the sentence that says why not.
+
+    Raises:
+        FileNotFoundError: the manifest does not exist.
+        ValueError: not JSON, not a list, or empty.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"there is no manifest {path}; check the path.")
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); write a list of pairs.") from error
+        raise ValueError(f"{path} is not JSON ({error}); write a list of {what}.") from error
     if not isinstance(rows, list) or not rows:
-        raise ValueError(f"{path} holds no pairs; write a list of objects with {', '.join(REQUIRED)}.")
-    root = path.resolve().parent.parent
-    return [_pair(path, root, number, row) for number, row in enumerate(rows)]
+        raise ValueError(f"{path} holds no {what}; write a list of objects with {', '.join(required)}.")
+    return rows
 
 
 def read_truth(pair: BenchmarkPair) -> tuple[Tensor, Tensor]:

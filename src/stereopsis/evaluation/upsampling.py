@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stereopsis.evaluation.benchmarks import read_rows
 from stereopsis.io import read_image
 from stereopsis.io.maps import ARRAY_SUFFIXES, read_array, read_grey
 from stereopsis.types import Depth
@@ -59,16 +59,8 @@ def read_upsampling_manifest(path: str | Path) -> list[GuidedImage]:
         ValueError: not JSON, not a list of images, empty, or of an unknown metric.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no manifest {path}; check the path.")
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); write a list of images.") from error
-    if not isinstance(rows, list) or not rows:
-        raise ValueError(f"{path} holds no images; write a list of objects with {', '.join(REQUIRED)}.")
     root = path.resolve().parent.parent
-    return [_guided_image(path, root, number, row) for number, row in enumerate(rows)]
+    return [_guided_image(path, root, number, row) for number, row in enumerate(read_rows(path, "images", REQUIRED))]
 
 
 def evaluate_upsampling(
