@@ -49,6 +49,22 @@ def test_noise_is_a_share_of_the_range(truth):
     assert one.min() < 1e-6  # half of the maps are clean
 
 
+def test_flying_pixels_lie_between_the_sides_of_a_step():
+    step = torch.ones(1, 1, 40, 40)
+    step[..., 20:] = 2
+    config, shares = SensorConfig((1.0, 1.0), flying=0.8), []
+    for seed in range(20):
+        found = sense(step, config, _generator(seed)).depth
+        changed = found != step
+        assert not changed[..., :19].any()
+        assert not changed[..., 21:].any()
+        assert found.min() >= 1
+        assert found.max() <= 2
+        shares.append(changed[..., 19:21].float().mean().item())
+    assert sorted(shares)[5] == 0  # half of the maps have none
+    assert 0.5 < max(shares) < 0.9
+
+
 def test_holes_keep_below_their_share_and_hold_nothing(truth):
     config = SensorConfig((2.0, 2.0), holes=0.4)
     shares = []
@@ -70,10 +86,10 @@ def test_every_filter_and_ratio_is_drawn(truth, monkeypatch):
     monkeypatch.setattr("stereopsis.data.sensors.reduce", watched)
     generator = _generator()
     for _ in range(80):
-        sense(truth, replace(ANY_SENSOR, noise=0, holes=0), generator)
+        sense(truth, replace(ANY_SENSOR, noise=0, flying=0, holes=0), generator)
     assert {how for _, how in seen} == set(get_args(Reduction))
     scales = torch.tensor([scale for scale, _ in seen])
-    assert 2 <= scales.min() < 3
+    assert 1 <= scales.min() < 1.5
     assert 12 < scales.max() <= 16
 
 

@@ -19,8 +19,9 @@ from stereopsis.matching.losses import AnyNetLossConfig
 from stereopsis.training import loop
 from stereopsis.training.loop import rate_share, train
 from stereopsis.training.publish import publish
-from stereopsis.training.recipes import RECIPES, Phase, Recipe
-from stereopsis.types import StereoPair
+from stereopsis.training.recipes import RECIPES, DKNLossConfig, Phase, Recipe
+from stereopsis.training.upsampling import LEAST, USUAL, DKNObjective, GuidedBatch
+from stereopsis.types import Depth, StereoPair
 from stereopsis.upsampling.dkn import DKN, DKNConfig
 from stereopsis.zoo import load
 from stereopsis.zoo.registry import get_entry
@@ -261,7 +262,7 @@ GUIDED = replace(
     name="guided",
     model="fdkn_x8",
     phases=(Phase(4, 2, 0, SCENE, sensor=SensorConfig((4, 4))),),
-    loss=None,
+    loss=DKNLossConfig(),
     ema=0.9,
 )
 
@@ -286,27 +287,49 @@ def test_upsampling_is_trained_by_the_same_loop(tmp_path, bank, fast):
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
+def test_relative_errors_count_in_shares_of_bicubics():
+    """A network that changes nothing leaves what bicubic leaves, whatever the map's range and ratio."""
+    model = DKN(DKNConfig(fast=True, widths=(8, 8)))
+    for stream in (model.image_stream, model.depth_stream):
+        torch.nn.init.zeros_(stream.head.weight)
+        torch.nn.init.zeros_(stream.head.bias)
+    truth = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    noise = (
+        torch.randn(truth.shape, generator=torch.Generator().manual_seed(1))
+        * torch.tensor([0.1, 0.01])[:, None, None, None]
+    )
+    depth = Depth(truth + noise, torch.ones_like(truth, dtype=torch.bool))
+    batch = GuidedBatch(torch.rand(2, 3, 32, 32), depth, truth)
+    recipes = (replace(GUIDED, bf16=False, loss=DKNLossConfig(0.0, relative)) for relative in (False, True))
+    plain, relative = (DKNObjective(model.train(), recipe)(batch, recipe.phases[0])[0] for recipe in recipes)
+    errors = noise.abs().mean((1, 2, 3)) / (truth.amax((1, 2, 3)) - truth.amin((1, 2, 3)))
+    assert torch.isclose(plain["l1"], errors.mean(), rtol=1e-4)
+    assert torch.isclose(relative["l1"], (USUAL * errors / (errors + LEAST)).mean(), rtol=1e-4)
+
+
 def test_upsampling_takes_no_pairs(tmp_path, bank):
     with pytest.raises(ValueError, match="upsampling family is trained on scenes alone; leave the stereo pairs out"):
         train(GUIDED, DKN(DKNConfig(fast=True)), tmp_path, bank=bank, pairs=[1])
 
 
-def test_codecs_are_trained_by_the_same_loop_and_published_ready_to_code(tmp_path, bank):
-    recipe = replace(GUIDED, name="codec", model="hyperprior.photos", phases=(Phase(4, 1, 0, SCENE),))
+@pytest.mark.parametrize("name", ["hyperprior.photos", "dsic.scenes"])
+def test_codecs_are_trained_by_the_same_loop_and_published_ready_to_code(tmp_path, bank, name):
+    recipe = replace(GUIDED, name="codec", model=name, phases=(Phase(4, 1, 0, SCENE),))
 
     def network():
         torch.manual_seed(0)
-        return get_entry("hyperprior.photos").build()
+        return get_entry(name).build()
 
     means = train(recipe, network(), tmp_path / "whole", bank=bank)
     assert {"rate", "distortion", "bpp", "bpp_z", "psnr"} <= means.keys()
+    assert ("second_view" in means) == (name == "dsic.scenes")
     with pytest.raises(_PowerCutError):
         train(recipe, network(), tmp_path / "cut", bank=bank, progress=_cut_after(3))
     train(recipe, network(), tmp_path / "cut", bank=bank, resume=True)
     states = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["ema"] for name in ("whole", "cut")]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     publish(tmp_path / "whole" / "checkpoint.pt", tmp_path / "codec.safetensors")
-    codec = load("hyperprior.photos", weights=tmp_path / "codec.safetensors")
+    codec = load(name, weights=tmp_path / "codec.safetensors")
     view = torch.rand(1, 3, 40, 50, generator=torch.Generator().manual_seed(0))
     coded = codec.compress(StereoPair(view, view), 4)
     assert codec.decompress(coded).left.shape == view.shape

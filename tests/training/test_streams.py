@@ -10,7 +10,7 @@ from stereopsis.data.augment import NO_EFFECTS
 from stereopsis.data.scenes import SceneConfig, render
 from stereopsis.data.sensors import SensorConfig
 from stereopsis.data.textures import make_bank
-from stereopsis.training.compression import ImageStream
+from stereopsis.training.compression import ImageStream, PairViewStream, make_stream, seen_from_right
 from stereopsis.training.recipes import Phase, Recipe
 from stereopsis.training.streams import PairStream, SceneStream, visible_by_truth
 from stereopsis.training.upsampling import GuidedStream
@@ -205,5 +205,35 @@ def test_codecs_see_scenes_and_photos_at_every_quality(bank):
     assert 1 <= quality.min() < 3
     assert 6 < quality.max() <= 8
     assert stream.photos
-    stream.photos = []
+    stream.photos.images = []
     assert torch.equal(stream(0).images[:2], batches[0].images[:2])  # the scenes are the same without photos
+
+
+def test_codecs_for_pairs_see_scenes_and_photos_over_their_disparities(bank):
+    recipe = replace(TINY, phases=(Phase(20, 2, 0, SCENE, NO_EFFECTS),))
+    stream = PairViewStream(recipe, bank)
+    for step in range(4):
+        batch = stream(step)
+        assert batch.left.shape == batch.right.shape == (2, 3, 64, 64)
+        _same(batch, PairViewStream(recipe, bank)(step))
+        scenes = SceneStream(recipe, bank).scenes(step, 0, 1)
+        straight = [view[:1] for view in (scenes.left, scenes.right)]
+        turned = [view.flip(2) for view in straight]
+        shown = torch.cat([batch.left[:1], batch.right[:1]], 3)
+        assert min((torch.cat(views, 3) - shown).abs().mean() for views in (straight, turned)) < 0.02
+        assert (batch.left[1:] - scenes.left[1:]).abs().mean() > 0.02
+    for model, kind in (("hyperprior.photos", ImageStream), ("dsic.scenes", PairViewStream)):
+        assert isinstance(make_stream(replace(recipe, model=model), bank), kind)
+
+
+def test_the_right_view_of_a_photo_is_what_lies_at_the_disparity():
+    left = torch.rand(1, 3, 8, 20, generator=torch.Generator().manual_seed(0))
+    disparity = torch.full((1, 1, 8, 20), 4.0)
+    visible = torch.ones(1, 1, 8, 20, dtype=torch.bool)
+    visible[..., 3, 5] = False
+    behind = torch.full_like(left, 0.25)
+    right = seen_from_right(left, behind, disparity, visible)
+    assert (right[..., 3, 5] == 0.25).all()
+    assert (right[..., 16:] == 0.25).all()  # the left view does not see it
+    right[..., 3, 5] = left[..., 3, 9]
+    assert torch.allclose(right[..., :16], left[..., 4:], atol=1e-5)

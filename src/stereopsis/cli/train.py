@@ -111,10 +111,15 @@ def train(
 
 
 def _start_from(model: nn.Module, initial: str, entry: ModelEntry) -> None:
-    from stereopsis.zoo import list_models, load
-    from stereopsis.zoo.weights import load_into
+    from stereopsis.compression.dsic import DSIC
+    from stereopsis.zoo import get_entry, list_models, load
+    from stereopsis.zoo.weights import load_into, read_card
 
-    if initial in list_models():
+    known = initial in list_models()
+    architecture = get_entry(initial).architecture if known else read_card(initial).architecture
+    if isinstance(model, DSIC) and architecture == "hyperprior":
+        model.start_from(load("hyperprior.photos", weights=None if known else initial).state_dict())
+    elif known:
         model.load_state_dict(load(initial).state_dict())
     else:
         load_into(model, initial, entry, any_config=True)

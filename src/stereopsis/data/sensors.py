@@ -23,6 +23,8 @@ class SensorConfig:
         scales: smallest and largest ratio of the sizes; in between any, not whole ones alone.
         reductions: filters that the map may have been reduced with.
         noise: largest standard deviation of Gaussian noise, in shares of the map's range.
+        flying: largest share of the small pixels at steps that hold any value between the two sides, as those do of
+            time-of-flight cameras that see both at once.
         holes: largest share of small pixels that are missing, half of them scattered, half in patches.
         blind: chance that the guide is a constant grey.
         misaligned: standard deviation of where the guide shows an edge, in pixels: rigs and hand-made truths are not
@@ -34,13 +36,17 @@ class SensorConfig:
     scales: tuple[float, float] = (8.0, 8.0)
     reductions: tuple[Reduction, ...] = ("bicubic",)
     noise: float = 0.0
+    flying: float = 0.0
     holes: float = 0.0
     blind: float = 0.0
     misaligned: float = 0.0
     soft: float = 0.0
 
 
-ANY_SENSOR = SensorConfig((2.0, 16.0), get_args(Reduction), noise=0.02, holes=0.3, blind=0.1, misaligned=0.7, soft=2.0)
+ANY_SENSOR = SensorConfig(
+    (1.0, 16.0), get_args(Reduction), noise=0.02, flying=0.5, holes=0.3, blind=0.1, misaligned=0.7, soft=2.0
+)
+STEP = 0.05  # of a map's range, from one small pixel to the next
 
 
 def sense(truth: Float[Tensor, "1 1 h w"], config: SensorConfig, generator: torch.Generator) -> Depth:
@@ -49,6 +55,8 @@ def sense(truth: Float[Tensor, "1 1 h w"], config: SensorConfig, generator: torc
     luck = torch.rand(5, generator=generator).tolist()
     scale = math.exp(math.log(least) + luck[0] * math.log(most / least))
     small = reduce(truth, scale, config.reductions[int(luck[1] * len(config.reductions))])
+    if config.flying:
+        small = _flying(small, config.flying, generator)
     if config.noise:
         rough = torch.randn(small.shape, generator=generator).to(small)
         # half of the maps are clean
@@ -62,6 +70,14 @@ def sense(truth: Float[Tensor, "1 1 h w"], config: SensorConfig, generator: torc
         valid = valid.to(small.device)
     size = (truth.shape[-2], truth.shape[-1])
     return enlarge(Depth(torch.where(valid, small, 0.0), valid), size)
+
+
+def _flying(small: Float[Tensor, "1 1 h w"], most: float, generator: torch.Generator) -> Float[Tensor, "1 1 h w"]:
+    share = most * max(2 * torch.rand((), generator=generator).item() - 1, 0)  # half of the maps have none
+    chosen, place = (torch.rand(small.shape, generator=generator).to(small) for _ in range(2))
+    far, near = F.max_pool2d(small, 3, 1, 1), -F.max_pool2d(-small, 3, 1, 1)
+    step = far - near > STEP * (small.amax() - small.amin())
+    return torch.where(step & (chosen < share), torch.lerp(near, far, place), small)
 
 
 def misalign(image: Float[Tensor, "b 3 h w"], spread: float, generator: torch.Generator) -> Float[Tensor, "b 3 h w"]:

@@ -1,4 +1,4 @@
-"""Training of codecs: crops of photos and of scenes, at every rate at once."""
+"""Training of codecs: crops of photos and of scenes, or pairs of them, at every rate at once."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stereopsis.compression.codec import QUALITIES
-from stereopsis.compression.hyperprior import Hyperprior
+from stereopsis.compression.dsic import DSIC
+from stereopsis.compression.hyperprior import Hyperprior, Reconstruction
 from stereopsis.compression.losses import lambda_of, rate_distortion_loss
 from stereopsis.data.augment import augment
 from stereopsis.data.textures import TextureBank, installed_photos
 from stereopsis.training.recipes import Phase, Recipe
 from stereopsis.training.streams import AUGMENT_SEED, SceneStream
+from stereopsis.zoo.registry import get_entry
 
 SMALLEST, LARGEST = 0.4, 1.5  # scale that a photo is seen at
 
@@ -35,15 +37,25 @@ class ImageBatch:
     quality: Float[Tensor, " b"]
 
 
+@dataclass(frozen=True)
+class PairBatch:
+    """What a step of a codec for pairs sees.
+
+    Attributes:
+        left, right: in [0, 1].
+        quality: wanted of each pair, 1 to 8.
+    """
+
+    left: Float[Tensor, "b 3 h w"]
+    right: Float[Tensor, "b 3 h w"]
+    quality: Float[Tensor, " b"]
+
+
 class ImageStream:
     """Crops of the installed photos, and as many left views of scenes, at qualities drawn anew."""
 
     def __init__(self, recipe: Recipe, bank: TextureBank) -> None:
-        self.recipe, self.views = recipe, SceneStream(recipe, bank)
-        self.device = bank.texels.device
-        self.photos = [
-            torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1) for path in installed_photos()
-        ]
+        self.recipe, self.views, self.photos = recipe, SceneStream(recipe, bank), Photos(bank.texels.device)
 
     def __call__(self, step: int, rank: int = 0, ranks: int = 1) -> ImageBatch:
         phase = self.recipe.phase_at(step)
@@ -54,15 +66,80 @@ class ImageStream:
         images = torch.cat([left, right])
         if self.photos:
             size = phase.scene.height, phase.scene.width
-            images = torch.cat([left, torch.stack([self._crop(size, generator) for _ in left])])
+            images = torch.cat([left, torch.stack([self.photos.crop(size, generator) for _ in left])])
         if torch.rand((), generator=generator) < 0.5:
             images = images.flip(2)
         quality = 1 + (QUALITIES - 1) * torch.rand(len(images), generator=generator)
         return ImageBatch(images.contiguous(), quality.to(images))
 
-    def _crop(self, size: tuple[int, int], generator: torch.Generator) -> Float[Tensor, "3 h w"]:
+
+class PairViewStream:
+    """Pairs of scenes, every second of which has a photo laid over its disparities in place of its own surfaces."""
+
+    def __init__(self, recipe: Recipe, bank: TextureBank) -> None:
+        self.recipe, self.views, self.photos = recipe, SceneStream(recipe, bank), Photos(bank.texels.device)
+
+    def __call__(self, step: int, rank: int = 0, ranks: int = 1) -> PairBatch:
+        phase = self.recipe.phase_at(step)
+        camera = AUGMENT_SEED + self.recipe.seed + step * ranks + rank
+        generator = torch.Generator().manual_seed(camera)
+        scenes = self.views.scenes(step, rank, ranks)
+        left, right = augment(scenes.left, scenes.right, camera, phase.augment)
+        if self.photos:
+            size = phase.scene.height, phase.scene.width
+            for number in range(1, len(left), 2):
+                at = slice(number, number + 1)
+                left[at] = photo = self.photos.crop(size, generator)[None]
+                # of the same colours, as what lies behind things often is
+                behind = photo.flip(-1)
+                right[at] = seen_from_right(photo, behind, scenes.disparity_right[at], scenes.visible_right[at])
+        if torch.rand((), generator=generator) < 0.5:
+            left, right = left.flip(2), right.flip(2)
+        quality = 1 + (QUALITIES - 1) * torch.rand(len(left), generator=generator)
+        return PairBatch(left.contiguous(), right.contiguous(), quality.to(left))
+
+
+def seen_from_right(
+    left: Float[Tensor, "b 3 h w"],
+    behind: Float[Tensor, "b 3 h w"],
+    disparity: Float[Tensor, "b 1 h w"],
+    visible: Bool[Tensor, "b 1 h w"],
+) -> Float[Tensor, "b 3 h w"]:
+    """The right view of an image that lies on given disparities.
+
+    Args:
+        left: the image.
+        behind: shows where the left view does not see what the right one does.
+        disparity, visible: of the right view.
+    """
+    h, w = left.shape[-2:]
+    columns = torch.arange(w, device=left.device) + disparity[:, 0]
+    rows = torch.arange(h, device=left.device).view(1, h, 1).expand_as(columns)
+    grid = torch.stack([2 * columns / (w - 1) - 1, 2 * rows / (h - 1) - 1], -1)
+    warped = F.grid_sample(left, grid, padding_mode="border", align_corners=True)
+    return torch.where(visible & (columns[:, None] <= w - 1), warped, behind)
+
+
+class Photos:
+    """Crops of the installed photos, at several scales; false where none are installed.
+
+    Args:
+        device: of the crops.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.images = [
+            torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1) for path in installed_photos()
+        ]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def crop(self, size: tuple[int, int], generator: torch.Generator) -> Float[Tensor, "3 h w"]:
+        """One of them, in [0, 1]."""
         which, zoom, *place = torch.rand(4, generator=generator).tolist()
-        photo = self.photos[int(which * len(self.photos))]
+        photo = self.images[int(which * len(self))]
         scale = SMALLEST * (LARGEST / SMALLEST) ** zoom
         height, width = (min(round(side / scale), whole) for side, whole in zip(size, photo.shape[1:], strict=True))
         y, x = (
@@ -73,30 +150,56 @@ class ImageStream:
         return F.interpolate(crop, size=size, mode="bilinear", antialias=True)[0]
 
 
-make_stream = ImageStream
+def make_stream(recipe: Recipe, bank: TextureBank) -> ImageStream | PairViewStream:
+    """The batches that a codec is trained on."""
+    stream = ImageStream if get_entry(recipe.model).architecture == "hyperprior" else PairViewStream
+    return stream(recipe, bank)
 
 
 class HyperpriorObjective(nn.Module):
-    """Rate and distortion of the hyperprior codec, each image's in shares of what its quality makes usual."""
+    """Rate and distortion of the hyperprior codec."""
 
     def __init__(self, model: Hyperprior, recipe: Recipe) -> None:
         super().__init__()
-        self.model, self.recipe = model, recipe
+        self.model = model
         model.compute_dtype = torch.bfloat16 if recipe.bf16 else torch.float32
 
     def forward(self, batch: ImageBatch, phase: Phase) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The terms, whose sum is the loss, and what is only watched."""
-        output = self.model(batch.images, batch.quality)
-        result = rate_distortion_loss(output, batch.images, batch.quality)
-        # both parts of the loss grow about with this root, and high qualities would drown the others
-        share = (lambda_of(4.5) / lambda_of(batch.quality)).sqrt().to(result.loss)
-        error = (output.x_hat.detach() - batch.images).square().mean((1, 2, 3))
-        pixels = batch.images[0, 0].numel()
-        return {"rate": (share * result.bpp).mean(), "distortion": (share * (result.loss - result.bpp)).mean()}, {
-            "bpp": result.bpp.mean(),
-            "bpp_z": output.bits_z.mean() / pixels,
-            "psnr": (-10 * error.log10()).mean(),
-        }
+        return rate_and_distortion(self.model(batch.images, batch.quality), batch.images, batch.quality)
+
+
+class DSICObjective(nn.Module):
+    """Rate and distortion of both views (Eq. 15); of each alone only watched."""
+
+    def __init__(self, model: DSIC, recipe: Recipe) -> None:
+        super().__init__()
+        self.model = model
+        model.compute_dtype = torch.bfloat16 if recipe.bf16 else torch.float32
+
+    def forward(self, batch: PairBatch, phase: Phase) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The terms, whose sum is the loss, and what is only watched."""
+        output = self.model(batch.left, batch.right, batch.quality)
+        views = torch.cat([batch.left, batch.right])
+        terms, watched = rate_and_distortion(output, views, batch.quality.repeat(2))
+        first, second = output.bits.detach().chunk(2)
+        return terms, watched | {"second_view": second.sum() / first.sum()}
+
+
+def rate_and_distortion(
+    output: Reconstruction, images: Float[Tensor, "b 3 h w"], quality: Float[Tensor, " b"]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The terms, each image's in shares of what its quality makes usual, and what is only watched."""
+    result = rate_distortion_loss(output, images, quality)
+    # both parts of the loss grow about with this root, and high qualities would drown the others
+    share = (lambda_of(4.5) / lambda_of(quality)).sqrt().to(result.loss)
+    error = (output.x_hat.detach() - images).square().mean((1, 2, 3))
+    terms = {"rate": (share * result.bpp).mean(), "distortion": (share * (result.loss - result.bpp)).mean()}
+    return terms, {
+        "bpp": result.bpp.mean(),
+        "bpp_z": output.bits_z.mean() / images[0, 0].numel(),
+        "psnr": (-10 * error.log10()).mean(),
+    }
 
 
 def make_objective(model: nn.Module, recipe: Recipe) -> nn.Module:
@@ -107,4 +210,6 @@ def make_objective(model: nn.Module, recipe: Recipe) -> nn.Module:
     """
     if isinstance(model, Hyperprior):
         return HyperpriorObjective(model, recipe)
+    if isinstance(model, DSIC):
+        return DSICObjective(model, recipe)
     raise ValueError(f"The recipe {recipe.name} trains {recipe.model}, which is no codec that is trained here.")

@@ -33,6 +33,20 @@ class Phase:
     sensor: SensorConfig | None = None
 
 
+@dataclass(frozen=True)
+class DKNLossConfig:
+    """Of guided upsampling.
+
+    Attributes:
+        square: weight of the squared error beside L1, both in shares of the map's range.
+        relative: each map's error counts in shares of what bicubic interpolation leaves, so that small ratios, whose
+            errors are small, are learnt too.
+    """
+
+    square: float = 5.0  # errors of a fifth of the range count twice
+    relative: bool = False
+
+
 # what a run of thousands of steps, not millions, needs
 _SHORT_RUN = HITNetLossConfig(initialization_weight=8, alpha=0.8, c=0.5, sampled_negatives=4, per_scale=True)
 
@@ -53,7 +67,7 @@ class Recipe:
         ema: decay of the weights' moving average, which is then what is published; 0 for none.
         evaluate_every: steps between measurements on real pairs, where some are given.
         seed: of the first scene and of the initial weights; a run sees every scene once, and its mirror image.
-        loss: constants of the matching losses; the others have none.
+        loss: constants of the loss; codecs have none.
     """
 
     name: str
@@ -68,7 +82,7 @@ class Recipe:
     ema: float = 0.0
     evaluate_every: int = 500
     seed: int = 1_000_000
-    loss: HITNetLossConfig | AnyNetLossConfig | None = _SHORT_RUN
+    loss: HITNetLossConfig | AnyNetLossConfig | DKNLossConfig | None = _SHORT_RUN
 
     @property
     def steps(self) -> int:
@@ -137,7 +151,9 @@ def _sensor(scale: float) -> SensorConfig:
     return SensorConfig((scale, scale), blind=0.05, misaligned=0.7, soft=2.0)
 
 
-def _upsampling(name: str, steps: int, seed: int, sensor: SensorConfig, rate: float = 0.02) -> Recipe:
+def _upsampling(
+    name: str, steps: int, seed: int, sensor: SensorConfig, rate: float = 0.02, relative: bool = False
+) -> Recipe:
     return Recipe(
         name=name,
         model=name,
@@ -148,7 +164,7 @@ def _upsampling(name: str, steps: int, seed: int, sensor: SensorConfig, rate: fl
         warmup=100,
         ema=0.995,
         seed=seed,
-        loss=None,
+        loss=DKNLossConfig(relative=relative),
     )
 
 
@@ -197,17 +213,32 @@ RECIPES = {
         _upsampling("fdkn_x8.scenes", 400, 60_000_000, _sensor(8), rate=0.01),
         _upsampling("fdkn_x4.scenes", 400, 70_000_000, _sensor(4), rate=0.01),
         _upsampling("fdkn_x16.scenes", 400, 80_000_000, _sensor(16), rate=0.01),
-        _upsampling("fdkn.any", 800, 90_000_000, ANY_SENSOR, rate=0.01),
-        _upsampling("dkn_x8.scenes", 1000, 100_000_000, _sensor(8)),
+        _upsampling("fdkn.any", 2000, 90_000_000, ANY_SENSOR, relative=True),
+        _upsampling("fdkn.unguided", 1200, 98_000_000, ANY_SENSOR, relative=True),
+        _upsampling("fdkn.denoise", 800, 95_000_000, SensorConfig((1, 1), noise=0.12, blind=0.05, misaligned=0.3)),
+        _upsampling("dkn_x8.scenes", 1600, 100_000_000, _sensor(8)),
         Recipe(
             name="hyperprior.photos",
             model="hyperprior.photos",
-            phases=(Phase(3000, 4, 0, SceneConfig(192, 192, max_disparity=80, surfaces=(3, 10)), _GUIDES),),
+            phases=(Phase(4000, 4, 0, SceneConfig(192, 192, max_disparity=80, surfaces=(3, 10)), _GUIDES),),
             learning_rate=0.02,
             weight_decay=0.0,
             vector_learning_rate=2e-3,
             ema=0.995,
             seed=110_000_000,
+            loss=None,
+        ),
+        # from hyperprior.photos' end, for both views; --initial takes it
+        Recipe(
+            name="dsic.scenes",
+            model="dsic.scenes",
+            phases=(Phase(2400, 4, 0, SceneConfig(192, 192, max_disparity=90, surfaces=(3, 10)), _GUIDES),),
+            learning_rate=0.01,
+            weight_decay=0.0,
+            vector_learning_rate=1e-3,
+            warmup=100,
+            ema=0.995,
+            seed=130_000_000,
             loss=None,
         ),
         # for --pairs: a user's own pairs, with ground truth or without, from a shipped weight

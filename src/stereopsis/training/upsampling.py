@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from stereopsis.data.augment import augment, blur
 from stereopsis.data.sensors import misalign, sense
 from stereopsis.data.textures import TextureBank
-from stereopsis.training.recipes import Phase, Recipe
+from stereopsis.training.recipes import DKNLossConfig, Phase, Recipe
 from stereopsis.training.streams import AUGMENT_SEED, SceneStream
 from stereopsis.types import Depth
 from stereopsis.upsampling.dkn import DKN, STRIDE
@@ -69,7 +69,7 @@ class GuidedStream:
         return GuidedBatch(image.contiguous(), depth, truth)
 
 
-SQUARE = 5.0  # errors of a fifth of the range count twice
+USUAL, LEAST = 0.006, 0.001  # mean error of a bicubic map at x8, and what counts as none, in shares of the range
 make_stream = GuidedStream
 
 
@@ -78,7 +78,9 @@ class DKNObjective(nn.Module):
 
     def __init__(self, model: DKN, recipe: Recipe) -> None:
         super().__init__()
-        self.model, self.recipe = model, recipe
+        if not isinstance(recipe.loss, DKNLossConfig):
+            raise ValueError(f"the recipe {recipe.name} states no loss of upsampling.")
+        self.model, self.loss = model, recipe.loss
         model.compute_dtype = torch.bfloat16 if recipe.bf16 else torch.float32
 
     def forward(self, batch: GuidedBatch, phase: Phase) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -87,9 +89,21 @@ class DKNObjective(nn.Module):
         step = 1 if self.model.config.fast else STRIDE
         at = (..., slice(None, None, step), slice(None, None, step))
         span = batch.truth.amax((1, 2, 3), keepdim=True) - batch.truth.amin((1, 2, 3), keepdim=True)
-        error, start = (((depth.depth - batch.truth) / span)[at][found.valid[at]] for depth in (found, batch.depth))
-        rmse, bicubic = (255 * values.detach().square().mean().sqrt() for values in (error, start))
-        return {"l1": error.abs().mean(), "square": SQUARE * error.square().mean()}, {"rmse": rmse, "bicubic": bicubic}
+        error, start = (
+            Depth(((depth.depth - batch.truth) / span)[at], depth.valid[at]) for depth in (found, batch.depth)
+        )
+        usual = _mean(start.depth.detach().abs(), start.valid)
+        share = USUAL / (usual + LEAST) if self.loss.relative else torch.ones_like(usual)
+        rmse, bicubic = (255 * _mean(part.depth.detach().square(), part.valid).mean().sqrt() for part in (error, start))
+        terms = {
+            "l1": (share * _mean(error.depth.abs(), error.valid)).mean(),
+            "square": self.loss.square * (share * _mean(error.depth.square(), error.valid)).mean(),
+        }
+        return terms, {"rmse": rmse, "bicubic": bicubic}
+
+
+def _mean(values: Float[Tensor, "b 1 h w"], valid: Bool[Tensor, "b 1 h w"]) -> Float[Tensor, " b"]:
+    return (values * valid).sum((1, 2, 3)) / valid.sum((1, 2, 3)).clamp(min=1)
 
 
 def make_objective(model: nn.Module, recipe: Recipe) -> nn.Module:

@@ -411,6 +411,20 @@ for _name, _config, _of in (
         licence="Apache-2.0",
         weights_file=f"{_name}.safetensors",
     )
+_register(
+    "fdkn.unguided",
+    replace(FDKN_X8, scale=None, guidance=None),
+    "FDKN without a guide, trained on procedural scenes: depth of any size made larger where there is no image",
+    licence="Apache-2.0",
+    weights_file="fdkn.unguided.safetensors",
+)
+_register(
+    "fdkn.denoise",
+    replace(FDKN_X8, scale=1, residual=False),
+    "FDKN trained on noisy procedural scenes at the image's size: joint denoising, restoration, texture removal",
+    licence="Apache-2.0",
+    weights_file="fdkn.denoise.safetensors",
+)
 _register("dkn_x8.scenes", DKN_X8, "DKN to be trained on procedural scenes, for depth of an eighth of the image's size")
 _register(
     "fdkn_x8.official",
