@@ -9,7 +9,7 @@ import pytest
 
 from stereopsis.cli import main
 from stereopsis.evaluation.codecs import ANCHORS, CodedPair
-from stereopsis.evaluation.compression import akima_integral, bd_rate, decibel, measure_pair
+from stereopsis.evaluation.compression import BD_RATES, akima_integral, bd_rate, decibel, measure_pair
 from stereopsis.io import write_image
 from stereopsis.zoo import list_models, registry, save_weights
 from stereopsis.zoo.weights import ModelCard
@@ -54,6 +54,8 @@ def test_a_point():
     b = a + 10
     point = measure_pair([a, a], CodedPair(1000, [a, b], 0.1, 0.2))
     assert point["bpp"] == pytest.approx(0.1)
+    assert point["bpp_left"] is point["bpp_right"] is None
+    assert measure_pair([a, a], CodedPair(1000, [a, b], 0.1, 0.2, (600, 300)))["bpp_right"] == pytest.approx(0.06)
     assert point["psnr_left"] == 100
     assert point["psnr_right"] == pytest.approx(20 * np.log10(25.5))
     assert point["psnr"] == pytest.approx(10 * np.log10(255**2 / 50))
@@ -108,12 +110,16 @@ def test_a_table_of_bytes(folder, capsys):
     result = json.loads(capsys.readouterr().out)
     assert json.loads(Path("r.json").read_text()) == result
     assert [point["quality"] for point in result["points"]] == [1, 4, 8]
-    assert set(result["bd_rate_psnr"]) == set(result["bd_rate_msssim"]) == {"jpeg", "webp"}
+    assert all(set(result[key]) == {"jpeg", "webp"} for key in BD_RATES)
     assert result["anchors"]["jpeg"]["chroma"] == "4:2:0"
     [row] = result["per_image"]
     for point in row["points"]:
         assert point["bpp"] == pytest.approx(8 * point["bytes"] / (2 * 176 * 180))
         assert 0 < point["ms_ssim"] < 1
+        # the rest is headers
+        assert 0 < point["bytes"] - (point["bpp_left"] + point["bpp_right"]) / 8 * 176 * 180 < 100
+    for point in row["anchors"]["jpeg"]:
+        assert point["bpp_left"] + point["bpp_right"] == pytest.approx(2 * point["bpp"])
 
 
 def test_in_words(folder, capsys):

@@ -197,7 +197,7 @@ def compression(
     from stereopsis.compression.codec import level_of
     from stereopsis.evaluation.benchmarks import read_manifest
     from stereopsis.evaluation.codecs import ANCHORS, codec_coder
-    from stereopsis.evaluation.compression import evaluate_compression
+    from stereopsis.evaluation.compression import BD_RATES, evaluate_compression
     from stereopsis.io import atomic_write_text
     from stereopsis.zoo import list_models
 
@@ -245,9 +245,9 @@ def compression(
         table.add_section()
     show_table(table)
     if names:
-        table = new_table("anchor", "BD-rate PSNR %", "BD-rate MS-SSIM %")
+        table = new_table("anchor", "BD-rate PSNR %", "BD-rate MS-SSIM %", "right view alone %")
         for name in names:
-            rates = (result[key][name] for key in ("bd_rate_psnr", "bd_rate_msssim"))
+            rates = (result[key][name] for key in BD_RATES)
             table.add_row(name, *("-" if rate is None else f"{rate:+.1f}" for rate in rates))
         show_table(table)
 

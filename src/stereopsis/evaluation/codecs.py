@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from stereopsis.compression.bitstream import Reader
 from stereopsis.compression.codec import PairCodec
 from stereopsis.types import StereoPair
 
@@ -27,12 +28,14 @@ class CodedPair:
         size: bytes of both views and all headers.
         views: as decoded.
         encode_seconds, decode_seconds: wall time, of programs with their start.
+        parts: bytes of each view, without headers they share; empty where they cannot be told apart.
     """
 
     size: int
     views: Views
     encode_seconds: float
     decode_seconds: float
+    parts: tuple[int, ...] = ()
 
 
 Code = Callable[[Views, float], CodedPair]
@@ -69,7 +72,8 @@ def codec_coder(codec: PairCodec, qualities: Sequence[float]) -> Coder:
         end = time.perf_counter()
         assert isinstance(decoded, StereoPair)
         back = [(view[0] * 255).round().byte().permute(1, 2, 0).numpy() for view in (decoded.left, decoded.right)]
-        return CodedPair(len(content), back, middle - start, end - middle)
+        parts = tuple(len(stream.payload) for stream in Reader(content).record(0).streams)
+        return CodedPair(len(content), back, middle - start, end - middle, parts)
 
     return Coder(codec.name, "4:4:4 (RGB)", "quality", tuple(qualities), code)
 
@@ -82,7 +86,8 @@ def _each(encode: Callable[[np.ndarray, float], bytes], decode: Callable[[bytes]
         files = [encode(np.ascontiguousarray(view), setting) for view in views]
         middle = time.perf_counter()
         decoded = [decode(file) for file in files]
-        return CodedPair(sum(map(len, files)), decoded, middle - start, time.perf_counter() - middle)
+        end, parts = time.perf_counter(), tuple(map(len, files))
+        return CodedPair(sum(parts), decoded, middle - start, end - middle, parts)
 
     return code
 

@@ -16,7 +16,15 @@ from stereopsis.compression.losses import SMALLEST, ms_ssim
 from stereopsis.evaluation.codecs import CodedPair, Coder, Views
 from stereopsis.io import read_image
 
-MEASURES = ("bpp", "psnr", "psnr_left", "psnr_right", "ms_ssim", "ms_ssim_left", "ms_ssim_right")
+MEASURES = (
+    "bpp", "bpp_left", "bpp_right", "psnr", "psnr_left", "psnr_right", "ms_ssim", "ms_ssim_left", "ms_ssim_right",
+)  # fmt: skip
+# rate and quality of the curves that each is computed from
+BD_RATES = {
+    "bd_rate_psnr": ("bpp", "psnr"),
+    "bd_rate_msssim": ("bpp", "ms_ssim"),
+    "bd_rate_psnr_right": ("bpp_right", "psnr_right"),
+}
 SECONDS = ("encode_seconds", "decode_seconds")
 LOSSLESS_PSNR = 100.0  # dB, in place of infinity, which JSON does not hold
 FEWEST = 3  # points of a curve that a BD-rate is computed from
@@ -50,13 +58,15 @@ def evaluate_compression(
         progress: called after each pair with the number done, the number of all, and the pair's id.
 
     Returns:
-        ``{"model", "pairs", "points", "bd_rate_psnr", "bd_rate_msssim", "anchors", "per_image"}``, ready for JSON. A
-        point has the setting (``"quality"``, or what the anchor calls it), ``"bytes"`` of the whole file, ``"bpp"``
-        (its bits by the pixels of both views), ``"psnr"`` (dB, of the mean squared error of both views' RGB) and that
-        of each view, ``"ms_ssim"`` (the mean of both views) and that of each, and the seconds of coding. ``points``
-        averages over pairs. A BD-rate is the mean over pairs of the rate that the codec needs more than the anchor at
-        equal quality, in percent, negative where it needs less; None where the curves share no quality. ``ms_ssim`` is
-        None of sides below 176 pixels.
+        ``{"model", "pairs", "points", "bd_rate_psnr", "bd_rate_msssim", "bd_rate_psnr_right", "anchors",
+        "per_image"}``, ready for JSON. A point has the setting (``"quality"``, or what the anchor calls it),
+        ``"bytes"`` of the whole file, ``"bpp"`` (its bits by the pixels of both views), ``"bpp_left"`` and
+        ``"bpp_right"`` (each view's bits by its pixels, without shared headers; None where the views cannot be told
+        apart), ``"psnr"`` (dB, of the mean squared error of both views' RGB) and that of each view, ``"ms_ssim"`` (the
+        mean of both views) and that of each, and the seconds of coding. ``points`` averages over pairs. A BD-rate is
+        the mean over pairs of the rate that the codec needs more than the anchor at equal quality, in percent, negative
+        where it needs less; None where the curves share no quality; ``"bd_rate_psnr_right"`` is that of the right view
+        alone, which shows what knowing the left one saves. ``ms_ssim`` is None of sides below 176 pixels.
 
     Raises:
         ValueError: there are no pairs, or views that differ in size.
@@ -73,10 +83,7 @@ def evaluate_compression(
         "model": codec.name,
         "pairs": len(rows),
         "points": _average(codec.unit, [row["points"] for row in rows]),
-        **{
-            key: {name: _mean(row[key][name] for row in rows) for name in names}
-            for key in ("bd_rate_psnr", "bd_rate_msssim")
-        },
+        **{key: {name: _mean(row[key][name] for row in rows) for name in names} for key in BD_RATES},
         "anchors": {
             anchor.name: {
                 "chroma": anchor.chroma,
@@ -164,6 +171,8 @@ def measure_pair(originals: Views, coded: CodedPair) -> dict[str, Any]:
     return {
         "bytes": coded.size,
         "bpp": 8 * coded.size / (len(originals) * height * width),
+        "bpp_left": 8 * coded.parts[0] / (height * width) if len(coded.parts) == 2 else None,
+        "bpp_right": 8 * coded.parts[1] / (height * width) if len(coded.parts) == 2 else None,
         "psnr": _psnr(fmean(errors)),
         "psnr_left": _psnr(errors[0]),
         "psnr_right": _psnr(errors[1]),
@@ -193,8 +202,8 @@ def _evaluate_pair(codec: Coder, pair: Pair, anchors: Sequence[Coder]) -> dict[s
     curves = {coder.name: _curve_of(coder, views) for coder in anchors}
     points = _curve_of(codec, views)
     row: dict[str, Any] = {"id": pair.id, "width": views[0].shape[1], "height": views[0].shape[0], "points": points}
-    row["bd_rate_psnr"] = {name: _between(curve, points, "psnr") for name, curve in curves.items()}
-    row["bd_rate_msssim"] = {name: _between(curve, points, "ms_ssim") for name, curve in curves.items()}
+    for key, axes in BD_RATES.items():
+        row[key] = {name: _between(curve, points, *axes) for name, curve in curves.items()}
     return row | {"anchors": curves}
 
 
@@ -202,11 +211,11 @@ def _curve_of(coder: Coder, views: Views) -> list[dict[str, Any]]:
     return [{coder.unit: setting} | measure_pair(views, coder.code(views, setting)) for setting in coder.settings]
 
 
-def _between(anchor: list[dict[str, Any]], points: list[dict[str, Any]], key: str) -> float | None:
-    if any(point[key] is None for point in (*anchor, *points)):
+def _between(anchor: list[dict[str, Any]], points: list[dict[str, Any]], rate: str, quality: str) -> float | None:
+    if any(point[key] is None for point in (*anchor, *points) for key in (rate, quality)):
         return None
-    scale = decibel if key == "ms_ssim" else float
-    curves = [([p["bpp"] for p in curve], [scale(p[key]) for p in curve]) for curve in (anchor, points)]
+    scale = decibel if quality == "ms_ssim" else float
+    curves = [([p[rate] for p in curve], [scale(p[quality]) for p in curve]) for curve in (anchor, points)]
     return bd_rate(*curves[0], *curves[1])
 
 
