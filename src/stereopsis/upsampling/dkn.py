@@ -38,6 +38,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from stereopsis.ops.kernel_average import guided_average, kernels_of_maps
+from stereopsis.ops.portable import portable
 from stereopsis.types import Depth
 from stereopsis.upsampling.resample import fill_holes, unpack
 from stereopsis.zoo.registry import register
@@ -89,7 +90,9 @@ class DKNConfig:
 class Block(nn.Sequential):
     """A convolution, a normalisation in some, and an activation."""
 
-    def forward(self, x: Float[Tensor, "b c h w"], stride: int | None = None) -> Float[Tensor, "b o _ _"]:
+    def forward(
+        self, x: Float[Tensor, "b c h w"], stride: int | None = None, dilation: int = 1
+    ) -> Float[Tensor, "b o _ _"]:
         """A stride of 1 answers for all phases of a strided convolution at once. Inference takes the normalisation into
         the kernel, and has the channels last, which CPU libraries compute up to three times as fast."""
         conv, *norm, _ = self
@@ -97,7 +100,7 @@ class Block(nn.Sequential):
         weight, bias = conv.weight, conv.bias
         strides = conv.stride if stride is None else (stride, stride)
         if self.training or torch.is_grad_enabled():
-            x = F.conv2d(x, weight, bias, strides, conv.padding)
+            x = F.conv2d(x, weight, bias, strides, conv.padding, dilation)
             return (norm[0](x) if norm else x).relu_()
         if norm:
             assert isinstance(norm[0], nn.BatchNorm2d)
@@ -106,7 +109,7 @@ class Block(nn.Sequential):
             assert variance is not None
             weight, bias = fuse_conv_bn_weights(weight, bias, mean, variance, norm[0].eps, norm[0].weight, norm[0].bias)
         weight = weight.contiguous(memory_format=torch.channels_last)
-        x = F.conv2d(x, weight, bias, strides, conv.padding)
+        x = F.conv2d(x, weight, bias, strides, conv.padding, dilation)
         if x.dtype == torch.bfloat16:
             # the sign of a float is that of the integer of the same bits, which is several times as fast to compare
             return x.view(torch.int16).clamp_(min=0).view(torch.bfloat16)
@@ -161,6 +164,9 @@ class DKNStream(Stream):
         height, width = (-(-side // STRIDE) * STRIDE for side in x.shape[-2:])
         x = F.pad(x, (BEFORE, AFTER + width - x.shape[-1], BEFORE, AFTER + height - x.shape[-2]))
         x = self.down1(self.conv1(_channels_last(x, self.training)), stride=1)
+        if portable():  # all phases at once, in layers with holes
+            x = self.down2(self.conv2(x, dilation=2), stride=1, dilation=2)
+            return self._answers(x, dilation=STRIDE)
         if self.training:  # the statistics of a batch must be those of all phases
             x = self.down2(self.conv2(torch.cat(_phases(x))), stride=1)
             return _stitch(_stitch(self._answers(torch.cat(_phases(x)))))
@@ -172,8 +178,10 @@ class DKNStream(Stream):
                 out[..., n // 2 + m // 2 * 2 :: STRIDE, n % 2 + m % 2 * 2 :: STRIDE] = self._answers(quarter)
         return out
 
-    def _answers(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3k2 h-8 w-8"]:
-        return self.head(self.conv5(self.conv4(self.conv3(x))))
+    def _answers(self, x: Float[Tensor, "b c h w"], dilation: int = 1) -> Float[Tensor, "b 3k2 _ _"]:
+        for layer in (self.conv3, self.conv4, self.conv5):
+            x = layer(x, dilation=dilation)
+        return self.head(x)
 
     def every_fourth(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3k2 h/4 w/4"]:
         """The paper's pass: the answer for pixel (25, 25) of the input, and every 4th one beside and below it."""
@@ -425,7 +433,13 @@ _register(
     licence="Apache-2.0",
     weights_file="fdkn.denoise.safetensors",
 )
-_register("dkn_x8.scenes", DKN_X8, "DKN to be trained on procedural scenes, for depth of an eighth of the image's size")
+_register(
+    "dkn_x8.scenes",
+    DKN_X8,
+    "DKN trained on procedural scenes, for depth of an eighth of the image's size",
+    licence="Apache-2.0",
+    weights_file="dkn_x8.scenes.safetensors",
+)
 _register(
     "fdkn_x8.official",
     OFFICIAL,
