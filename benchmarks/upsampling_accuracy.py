@@ -2,8 +2,9 @@
 
 ``python benchmarks/upsampling_accuracy.py --data MANIFEST MODEL[=WEIGHTS] ...`` writes
 ``results/upsampling_accuracy.json`` and prints tables in Markdown. Each number is the mean RMSE over the images and its
-ratio to bicubic interpolation of the same small map, whose holes were filled smoothly from around them. A model whose
-name states a scale is measured at that scale under the papers' protocol, a filter at three, the others in every case.
+ratio to bicubic interpolation of the same small map, whose holes were filled smoothly from around them. Networks
+compute in bfloat16. A model whose name states a scale is measured at that scale under the papers' protocol, a filter at
+three, the others in every case.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from stereopsis.evaluation.upsampling import GuidedImage, read_truth_map, read_u
 from stereopsis.io import read_image
 from stereopsis.types import Depth
 from stereopsis.upsampling.resample import Reduction, enlarge, fill_holes, reduce, upsample
+from stereopsis.zoo import get_entry
 
 SCALES = (2, 4, 7.5, 8, 16)
+GUIDES = ("image", "grey")
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,11 @@ class Case:
 
 
 def cases() -> Iterator[Case]:
-    """Every filter at every scale, holes and noise at x8, and the filters under a guide without content."""
-    for reduction in get_args(Reduction):
-        for scale in SCALES:
-            yield Case(scale, reduction)
-        yield Case(8, reduction, guide="grey")
+    """Every filter at every scale, under the image and under a guide without content; holes and noise at x8."""
+    for guide in GUIDES:
+        for reduction in get_args(Reduction):
+            for scale in SCALES:
+                yield Case(scale, reduction, guide=guide)
     for share in (0.02, 0.05, 0.1, 0.2):
         yield Case(holes=share)
     for share in (0.005, 0.01, 0.02):
@@ -85,11 +88,14 @@ def errors(model: nn.Module, image: GuidedImage, case: Case) -> dict[str, tuple[
 def measure(name: str, images: list[GuidedImage]) -> dict[str, Any]:
     """All cases of a model."""
     name, _, weights = name.partition("=")
-    model = stereopsis.load(name, weights=weights or None)
+    learned = get_entry(name).needs_weights
+    model = stereopsis.load(name, weights=weights or None, dtype=torch.bfloat16 if learned else None)
+    guided = not learned or model.config.guidance is not None
     own = re.search(r"_x(\d+)\.", name)
-    learned = next(model.parameters(), None) is not None
     rows = []
     for case in [Case(int(own[1]))] if own else cases() if learned else [Case(scale) for scale in (4, 8, 16)]:
+        if case.guide == "grey" and not guided:
+            continue
         found = [errors(model, image, case) for image in images]
         row: dict[str, Any] = asdict(case)
         for key in ("rmse", "edge_rmse"):
@@ -111,11 +117,15 @@ def tables(results: list[dict[str, Any]]) -> str:
         rows = result["cases"]
         if len(rows) <= 3:
             continue
-        header = [*(f"x{s:g}" for s in SCALES), "x8, grey guide"]
-        lines += ["", _line(f"`{result['model']}`, ratio", header), f"|---|{'--:|' * len(header)}"]
-        for reduction in get_args(Reduction):
-            same = [c for c in rows if c["reduction"] == reduction and not c["holes"] and not c["noise"]]
-            lines.append(_line(reduction, [f"{c['rmse_ratio']:.2f}" for c in same]))
+        header = [f"x{s:g}" for s in SCALES]
+        for guide in sorted({c["guide"] for c in rows}, key=GUIDES.index):
+            words = "ratio" if guide == "image" else "ratio under a grey guide"
+            lines += ["", _line(f"`{result['model']}`, {words}", header), f"|---|{'--:|' * len(header)}"]
+            for reduction in get_args(Reduction):
+                same = [c for c in rows if (c["reduction"], c["guide"]) == (reduction, guide)]
+                lines.append(
+                    _line(reduction, [f"{c['rmse_ratio']:.2f}" for c in same if not (c["holes"] or c["noise"])])
+                )
         others = [c for c in rows if c["holes"] or c["noise"]]
         lines += ["", _line(f"`{result['model']}`", [_name(c) for c in others]), f"|---|{'--:|' * len(others)}"]
         lines.append(_line("RMSE", [f"{c['rmse']:.2f}" for c in others]))

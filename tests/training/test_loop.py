@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from stereopsis.compression.hyperprior import Reconstruction
+from stereopsis.compression.losses import CodecLossConfig
 from stereopsis.data.scenes import SceneConfig
 from stereopsis.data.sensors import SensorConfig
 from stereopsis.data.textures import make_bank
@@ -17,6 +19,7 @@ from stereopsis.matching.anynet import AnyNet
 from stereopsis.matching.hitnet import HITNet, HITNetConfig
 from stereopsis.matching.losses import AnyNetLossConfig
 from stereopsis.training import loop
+from stereopsis.training.compression import rate_and_distortion
 from stereopsis.training.loop import rate_share, train
 from stereopsis.training.publish import publish
 from stereopsis.training.recipes import RECIPES, DKNLossConfig, Phase, Recipe
@@ -287,6 +290,16 @@ def test_upsampling_is_trained_by_the_same_loop(tmp_path, bank, fast):
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
+def test_bits_below_the_target_cost_nothing():
+    images, quality = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.full((2,), 4.5)
+    output = Reconstruction(images + 0.1, torch.tensor([128.0, 256.0], requires_grad=True), torch.zeros(2))
+    for target, rate, costs in ((0.0, 0.75, True), (0.7, 0.75, True), (0.8, 0.8, False)):
+        terms, watched = rate_and_distortion(output, images, quality, CodecLossConfig(target_bpp=target))
+        assert terms["rate"].item() == pytest.approx(rate)
+        assert terms["rate"].requires_grad == costs
+        assert watched["bpp"].item() == pytest.approx(0.75)
+
+
 def test_relative_errors_count_in_shares_of_bicubics():
     """A network that changes nothing leaves what bicubic leaves, whatever the map's range and ratio."""
     model = DKN(DKNConfig(fast=True, widths=(8, 8)))
@@ -314,7 +327,7 @@ def test_upsampling_takes_no_pairs(tmp_path, bank):
 
 @pytest.mark.parametrize("name", ["hyperprior.photos", "dsic.scenes"])
 def test_codecs_are_trained_by_the_same_loop_and_published_ready_to_code(tmp_path, bank, name):
-    recipe = replace(GUIDED, name="codec", model=name, phases=(Phase(4, 1, 0, SCENE),))
+    recipe = replace(GUIDED, name="codec", model=name, phases=(Phase(4, 1, 0, SCENE),), loss=CodecLossConfig())
 
     def network():
         torch.manual_seed(0)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from stereopsis.compression.losses import CodecLossConfig
 from stereopsis.data.augment import NO_EFFECTS
 from stereopsis.data.scenes import SceneConfig, render
 from stereopsis.data.sensors import SensorConfig
@@ -194,7 +195,7 @@ def test_matching_recipes_have_no_sensor(bank):
 
 
 def test_codecs_see_scenes_and_photos_at_every_quality(bank):
-    recipe = replace(TINY, phases=(Phase(20, 2, 0, SCENE),))
+    recipe = replace(TINY, phases=(Phase(20, 2, 0, SCENE),), loss=CodecLossConfig())
     stream = ImageStream(recipe, bank)
     batches = [stream(step) for step in range(6)]
     for step, batch in enumerate(batches):
@@ -210,7 +211,7 @@ def test_codecs_see_scenes_and_photos_at_every_quality(bank):
 
 
 def test_codecs_for_pairs_see_scenes_and_photos_over_their_disparities(bank):
-    recipe = replace(TINY, phases=(Phase(20, 2, 0, SCENE, NO_EFFECTS),))
+    recipe = replace(TINY, phases=(Phase(20, 2, 0, SCENE, NO_EFFECTS),), loss=CodecLossConfig())
     stream = PairViewStream(recipe, bank)
     for step in range(4):
         batch = stream(step)

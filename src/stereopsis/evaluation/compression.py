@@ -199,19 +199,19 @@ def _evaluate_pair(codec: Coder, pair: Pair, anchors: Sequence[Coder]) -> dict[s
     views = [_bytes(read_image(path)) for path in (pair.left, pair.right)]
     if views[0].shape != views[1].shape:
         raise ValueError(f"{pair.left} and {pair.right} differ in size; give the two views of a rectified pair.")
-    curves = {coder.name: _curve_of(coder, views) for coder in anchors}
-    points = _curve_of(codec, views)
+    curves = {coder.name: curve_of(coder, views) for coder in anchors}
+    points = curve_of(codec, views)
     row: dict[str, Any] = {"id": pair.id, "width": views[0].shape[1], "height": views[0].shape[0], "points": points}
     for key, axes in BD_RATES.items():
-        row[key] = {name: _between(curve, points, *axes) for name, curve in curves.items()}
+        row[key] = {name: rate_between(curve, points, *axes) for name, curve in curves.items()}
     return row | {"anchors": curves}
 
 
-def _curve_of(coder: Coder, views: Views) -> list[dict[str, Any]]:
+def curve_of(coder: Coder, views: Views) -> list[dict[str, Any]]:
     return [{coder.unit: setting} | measure_pair(views, coder.code(views, setting)) for setting in coder.settings]
 
 
-def _between(anchor: list[dict[str, Any]], points: list[dict[str, Any]], rate: str, quality: str) -> float | None:
+def rate_between(anchor: list[dict[str, Any]], points: list[dict[str, Any]], rate: str, quality: str) -> float | None:
     if any(point[key] is None for point in (*anchor, *points) for key in (rate, quality)):
         return None
     scale = decibel if quality == "ms_ssim" else float

@@ -11,10 +11,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stereopsis.compression.codec import QUALITIES
 from stereopsis.compression.dsic import DSIC
 from stereopsis.compression.hyperprior import Hyperprior, Reconstruction
-from stereopsis.compression.losses import lambda_of, rate_distortion_loss
+from stereopsis.compression.losses import CodecLossConfig, lambda_of, rate_distortion_loss
 from stereopsis.data.augment import augment
 from stereopsis.data.textures import TextureBank, installed_photos
 from stereopsis.training.recipes import Phase, Recipe
@@ -69,8 +68,7 @@ class ImageStream:
             images = torch.cat([left, torch.stack([self.photos.crop(size, generator) for _ in left])])
         if torch.rand((), generator=generator) < 0.5:
             images = images.flip(2)
-        quality = 1 + (QUALITIES - 1) * torch.rand(len(images), generator=generator)
-        return ImageBatch(images.contiguous(), quality.to(images))
+        return ImageBatch(images.contiguous(), draw_quality(self.recipe, len(images), generator).to(images))
 
 
 class PairViewStream:
@@ -95,8 +93,25 @@ class PairViewStream:
                 right[at] = seen_from_right(photo, behind, scenes.disparity_right[at], scenes.visible_right[at])
         if torch.rand((), generator=generator) < 0.5:
             left, right = left.flip(2), right.flip(2)
-        quality = 1 + (QUALITIES - 1) * torch.rand(len(left), generator=generator)
-        return PairBatch(left.contiguous(), right.contiguous(), quality.to(left))
+        quality = draw_quality(self.recipe, len(left), generator).to(left)
+        return PairBatch(left.contiguous(), right.contiguous(), quality)
+
+
+def draw_quality(recipe: Recipe, count: int, generator: torch.Generator) -> Float[Tensor, " count"]:
+    """Qualities between the recipe's."""
+    least, most = loss_of(recipe).qualities
+    return least + (most - least) * torch.rand(count, generator=generator)
+
+
+def loss_of(recipe: Recipe) -> CodecLossConfig:
+    """The recipe's loss.
+
+    Raises:
+        ValueError: it is another family's.
+    """
+    if not isinstance(recipe.loss, CodecLossConfig):
+        raise ValueError(f"The recipe {recipe.name} states {type(recipe.loss).__name__}, but needs CodecLossConfig.")
+    return recipe.loss
 
 
 def seen_from_right(
@@ -161,12 +176,12 @@ class HyperpriorObjective(nn.Module):
 
     def __init__(self, model: Hyperprior, recipe: Recipe) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.loss = model, loss_of(recipe)
         model.compute_dtype = torch.bfloat16 if recipe.bf16 else torch.float32
 
     def forward(self, batch: ImageBatch, phase: Phase) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The terms, whose sum is the loss, and what is only watched."""
-        return rate_and_distortion(self.model(batch.images, batch.quality), batch.images, batch.quality)
+        return rate_and_distortion(self.model(batch.images, batch.quality), batch.images, batch.quality, self.loss)
 
 
 class DSICObjective(nn.Module):
@@ -174,27 +189,30 @@ class DSICObjective(nn.Module):
 
     def __init__(self, model: DSIC, recipe: Recipe) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.loss = model, loss_of(recipe)
         model.compute_dtype = torch.bfloat16 if recipe.bf16 else torch.float32
 
     def forward(self, batch: PairBatch, phase: Phase) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The terms, whose sum is the loss, and what is only watched."""
         output = self.model(batch.left, batch.right, batch.quality)
         views = torch.cat([batch.left, batch.right])
-        terms, watched = rate_and_distortion(output, views, batch.quality.repeat(2))
+        terms, watched = rate_and_distortion(output, views, batch.quality.repeat(2), self.loss)
         first, second = output.bits.detach().chunk(2)
         return terms, watched | {"second_view": second.sum() / first.sum()}
 
 
 def rate_and_distortion(
-    output: Reconstruction, images: Float[Tensor, "b 3 h w"], quality: Float[Tensor, " b"]
+    output: Reconstruction, images: Float[Tensor, "b 3 h w"], quality: Float[Tensor, " b"], loss: CodecLossConfig
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The terms, each image's in shares of what its quality makes usual, and what is only watched."""
-    result = rate_distortion_loss(output, images, quality)
+    result = rate_distortion_loss(output, images, quality, loss.metric)
     # both parts of the loss grow about with this root, and high qualities would drown the others
     share = (lambda_of(4.5) / lambda_of(quality)).sqrt().to(result.loss)
     error = (output.x_hat.detach() - images).square().mean((1, 2, 3))
-    terms = {"rate": (share * result.bpp).mean(), "distortion": (share * (result.loss - result.bpp)).mean()}
+    rate = share * result.bpp
+    if result.bpp.mean() < loss.target_bpp:
+        rate = share.detach() * loss.target_bpp
+    terms = {"rate": rate.mean(), "distortion": (share * (result.loss - result.bpp)).mean()}
     return terms, {
         "bpp": result.bpp.mean(),
         "bpp_z": output.bits_z.mean() / images[0, 0].numel(),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
+from stereopsis.compression.losses import CodecLossConfig
 from stereopsis.data.augment import NO_EFFECTS, AugmentConfig
 from stereopsis.data.scenes import SceneConfig
 from stereopsis.data.sensors import ANY_SENSOR, SensorConfig
@@ -67,7 +68,7 @@ class Recipe:
         ema: decay of the weights' moving average, which is then what is published; 0 for none.
         evaluate_every: steps between measurements on real pairs, where some are given.
         seed: of the first scene and of the initial weights; a run sees every scene once, and its mirror image.
-        loss: constants of the loss; codecs have none.
+        loss: constants of the family's loss.
     """
 
     name: str
@@ -82,7 +83,7 @@ class Recipe:
     ema: float = 0.0
     evaluate_every: int = 500
     seed: int = 1_000_000
-    loss: HITNetLossConfig | AnyNetLossConfig | DKNLossConfig | None = _SHORT_RUN
+    loss: HITNetLossConfig | AnyNetLossConfig | DKNLossConfig | CodecLossConfig = _SHORT_RUN
 
     @property
     def steps(self) -> int:
@@ -226,7 +227,7 @@ RECIPES = {
             vector_learning_rate=2e-3,
             ema=0.995,
             seed=110_000_000,
-            loss=None,
+            loss=CodecLossConfig(),
         ),
         # from hyperprior.photos' end, for both views; --initial takes it
         Recipe(
@@ -239,7 +240,7 @@ RECIPES = {
             warmup=100,
             ema=0.995,
             seed=130_000_000,
-            loss=None,
+            loss=CodecLossConfig(),
         ),
         # for --pairs: a user's own pairs, with ground truth or without, from a shipped weight
         Recipe(

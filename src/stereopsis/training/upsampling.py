@@ -79,7 +79,7 @@ class DKNObjective(nn.Module):
     def __init__(self, model: DKN, recipe: Recipe) -> None:
         super().__init__()
         if not isinstance(recipe.loss, DKNLossConfig):
-            raise ValueError(f"the recipe {recipe.name} states no loss of upsampling.")
+            raise ValueError(f"The recipe {recipe.name} states {type(recipe.loss).__name__}, but needs DKNLossConfig.")
         self.model, self.loss = model, recipe.loss
         model.compute_dtype = torch.bfloat16 if recipe.bf16 else torch.float32
 
