@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from stereopsis.types import Depth
 from stereopsis.upsampling.classical import Interpolation, InterpolationConfig
+from stereopsis.upsampling.dkn import DKN, DKNConfig
 from stereopsis.upsampling.resample import back_project, enlarge, fill_holes, reduce, upsample
 
 BICUBIC = Interpolation(InterpolationConfig("bicubic"))
@@ -146,7 +147,7 @@ def test_back_projection_comes_nearer_to_what_was_measured_and_to_the_truth(hole
     depth = _depth(torch.where(valid, small, 0.0), valid)
     results = [enlarge(depth, (72, 96))]
     for _ in range(3):
-        results.append(back_project(results[-1], depth))
+        results.append(back_project(results[-1], depth, "bicubic"))
 
     def residual(result):
         dense = fill_holes(result.depth, result.valid)
@@ -158,8 +159,60 @@ def test_back_projection_comes_nearer_to_what_was_measured_and_to_the_truth(hole
     for result in results:
         assert torch.equal(result.valid, results[0].valid)
         assert (result.depth[~result.valid] == 0).all()
-    again = upsample(BICUBIC, torch.rand(1, 3, 72, 96), depth, back_projections=3)
+    again = upsample(BICUBIC, torch.rand(1, 3, 72, 96), depth, 3, "bicubic")
     assert torch.allclose(again.depth, results[-1].depth, atol=1e-5)
+
+
+def _scene() -> torch.Tensor:
+    """Steps on slanted ground, smoothed a little."""
+    y, x = torch.meshgrid(torch.arange(192.0), torch.arange(256.0), indexing="ij")
+    step = 20 * ((x + 0.3 * y) % 70 > 30).float() + 10 * ((y - 0.2 * x) % 50 > 25).float()
+    return F.avg_pool2d((40 + 0.05 * y + step)[None, None], 3, 1, 1)[..., 1:-1, 1:-1]
+
+
+def _waves(like: torch.Tensor) -> torch.Tensor:
+    return F.avg_pool2d(torch.randn(like.shape, generator=torch.Generator().manual_seed(0)), 9, 1, 4)
+
+
+@pytest.mark.parametrize("how", ["bicubic", "bilinear", "area", "cubic", "nearest", "every"])
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_back_projection_by_the_filter_that_was_used(how, scale):
+    truth = _scene()[..., :184, :248]
+    small = _depth(reduce(truth, scale, how))
+    rough = _depth(truth + 3 * _waves(truth))
+    error = [(m.depth - truth).square().mean() for m in (rough, back_project(rough, small, how))]
+    assert error[1] < 0.6 * error[0]
+
+
+@pytest.mark.parametrize("how", ["bicubic", "bilinear", "area", "cubic"])
+def test_back_projection_finds_the_filter(how):
+    truth = _scene()[..., :184, :248]
+    small = _depth(reduce(truth, 4, how))
+    rough = _depth(truth + _waves(truth))
+    found, told = back_project(rough, small), back_project(rough, small, how)
+    assert torch.allclose(found.depth, told.depth, atol=0.05)
+
+
+def test_back_projection_adds_no_noise_and_no_displacement():
+    truth = _scene()[..., :184, :248]
+    result = _depth(truth)
+    small = reduce(truth, 8, "bicubic")
+    noisy = small + 0.5 * small.std() * torch.randn(small.shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(back_project(result, _depth(noisy)).depth, truth)
+    assert not torch.equal(back_project(result, _depth(noisy), "bicubic").depth, truth)
+    every = _depth(reduce(truth, 8, "every"))
+    added = [(back_project(result, every, how).depth - truth).abs().mean() for how in (None, "bicubic")]
+    assert added[0] < 0.3 * added[1]
+
+
+def test_networks_for_any_ratio_are_pulled_once():
+    depth, image = _depth(reduce(_scene()[..., :96, :128], 4, "area")), torch.rand(1, 3, 96, 128)
+    model = DKN(DKNConfig(fast=True, widths=(8, 8), scale=None)).eval()
+    with torch.inference_mode():
+        assert torch.equal(upsample(model, image, depth).depth, upsample(model, image, depth, 1).depth)
+        assert not torch.equal(upsample(model, image, depth).depth, upsample(model, image, depth, 0).depth)
+        same = _depth(_scene()[..., :96, :128])
+        assert torch.equal(upsample(model, image, same).depth, upsample(model, image, same, 0).depth)
 
 
 def test_negative_back_projections_are_refused():

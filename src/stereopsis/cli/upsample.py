@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
@@ -12,6 +12,9 @@ from stereopsis.cli.matching import DType, check_suffix, describe, load_of, rang
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+# as in upsampling.resample, which is not imported before it is needed
+ReductionName = Literal["bicubic", "bilinear", "area", "cubic", "nearest", "every"]
 
 DEFAULT_UPSAMPLER = "fdkn.any"
 
@@ -25,7 +28,8 @@ def upsample(
     weights: Path | None = None,
     valid: Path | None = None,
     unit: float | None = None,
-    back_projections: int = 0,
+    back_projections: int | None = None,
+    reduction: ReductionName | None = None,
     device: str = "cpu",
     dtype: DType = "float32",
     json: bool = False,
@@ -41,7 +45,9 @@ def upsample(
         weights: Safetensors file in place of the shipped weights.
         valid: Mask of the depth map's size (picture or .npy), 0 where the depth may not be used.
         unit: Metres per step of the depth file, e.g. 0.0002 for TUM; what the file states or is usual if not given.
-        back_projections: How often the result is pulled towards what the sensor measured; 1 or 2 for clean depth.
+        back_projections: How often the result is pulled towards what the sensor measured; the model's own number if
+            not given, 1 for fdkn.any.
+        reduction: How the depth map was made small, where you know it; what fits best if not given.
         device: Where to compute, e.g. cpu or cuda.
         dtype: Precision to compute in.
         json: Print JSON instead of text.
@@ -69,7 +75,7 @@ def upsample(
     small = Depth(torch.where(known, values, 0.0), known)
     start = time.perf_counter()
     with torch.inference_mode():
-        found = upsample(upsampler, guide.to(device), small.to(device), back_projections).to("cpu")
+        found = upsample(upsampler, guide.to(device), small.to(device), back_projections, reduction).to("cpu")
     seconds = time.perf_counter() - start
     # a correction can take depth beside a hole or a border below 0
     positive = found.valid & (found.depth > 0)

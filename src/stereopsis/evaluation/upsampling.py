@@ -70,7 +70,7 @@ def evaluate_upsampling(
     *,
     name: str = "",
     reduction: Reduction = "bicubic",
-    back_projections: int = 0,
+    back_projections: int | None = None,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -102,6 +102,8 @@ def evaluate_upsampling(
         raise ValueError("there are no images to evaluate; name a manifest that lists some.")
     if not scale > 1:
         raise ValueError(f"scale is {scale:g}; it must be above 1, for example 8.")
+    if back_projections is None:
+        back_projections = getattr(model, "back_projections", 0)
     rows = []
     for number, guided in enumerate(images, start=1):
         rows.append(_evaluate_image(model, guided, scale, reduction, back_projections, device))

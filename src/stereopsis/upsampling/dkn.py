@@ -255,6 +255,8 @@ class DKN(nn.Module):
         super().__init__()
         self.config = config = config or DKNConfig()
         self.compute_dtype = torch.float32
+        # networks of one ratio and filter have learnt to be faithful to it
+        self.back_projections = 1 if config.scale is None else 0
         stream = FDKNStream if config.fast else DKNStream
         self.image_stream: Stream | None = None
         if config.guidance is not None:
@@ -295,21 +297,44 @@ class DKN(nn.Module):
         values = torch.where(known, (values - low) / (high - low), 0.0)
         whole = bool(known.all())
         filled = values if whole else fill_holes(values, known)
+        result, reached = self._average(image, values, filled, None if whole else known, sparse)
+        result = result * (high - low) + low
+        good = (known | reached) & result.isfinite()
+        return Depth(torch.where(good, result, 0.0).view(b, t, h, w), good.view(b, t, h, w))
+
+    def filtered(
+        self, image: Float[Tensor, "b c h w"], depth: Float[Tensor, "b 1 h w"], known: Bool[Tensor, "b 1 h w"]
+    ) -> tuple[Float[Tensor, "b 1 h w"], Bool[Tensor, "b 1 h w"]]:
+        """:meth:`forward` without a step that looks at values to choose its way; for exporters.
+
+        Args:
+            depth: finite, its holes filled from around them; sides are multiples of 4, as those of the image.
+            known: where there was no hole.
+
+        Returns:
+            The map, and where it may be used.
+        """
+        low, high = _limits(depth, known, None)
+        filled = (depth - low) / (high - low)
+        result, reached = self._average(image, filled, filled, known)
+        return result * (high - low) + low, known | reached
+
+    def _average(
+        self, image: Tensor, values: Tensor, filled: Tensor, valid: Tensor | None, sparse: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """The filtered map, still in [0, 1], and where a sample was in reach."""
         average, support = guided_average(
             values,
             *self._maps(image, filled, sparse),
             self.grid,
             **self._arrangement,
             radius=self.config.window // 2,
-            valid=None if whole else known,
+            valid=valid,
             residual=self.config.residual,
             zeros_outside=self.config.zeros_outside,
         )
         reached = support > 0
-        result = filled + average if self.config.residual else torch.where(reached, average, filled)
-        result = result * (high - low) + low
-        good = (known | reached) & result.isfinite()
-        return Depth(torch.where(good, result, 0.0).view(b, t, h, w), good.view(b, t, h, w))
+        return filled + average if self.config.residual else torch.where(reached, average, filled), reached
 
     def kernels(
         self, image: Float[Tensor, "b c h w"], target: Float[Tensor, "b*t 1 h w"], sparse: bool = False
