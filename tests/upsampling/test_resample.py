@@ -215,6 +215,27 @@ def test_networks_for_any_ratio_are_pulled_once():
         assert torch.equal(upsample(model, image, same).depth, upsample(model, image, same, 0).depth)
 
 
+@pytest.mark.parametrize(("noise", "sizes"), [(0.0, [(64, 96), (256, 384)]), (0.3, [(64, 96), (256, 384)])])
+def test_noisy_maps_are_enlarged_in_steps(noise, sizes):
+    seen = []
+
+    class Smoothing(nn.Module):
+        any_ratio = True
+
+        def forward(self, image, depth):
+            seen.append((tuple(image.shape[-2:]), depth.depth))
+            return _depth(F.avg_pool2d(depth.depth, 9, 1, 4, count_include_pad=False))
+
+    y, x = torch.meshgrid(torch.linspace(1, 2, 16), torch.linspace(1, 3, 24), indexing="ij")
+    small = (y + x)[None, None] + noise * (_map(16, 24, 1) - 1.5)
+    found = upsample(Smoothing(), torch.rand(1, 3, 256, 384), _depth(small))
+    assert [size for size, _ in seen] == sizes
+    assert found.depth.shape == (1, 1, 256, 384)
+    # noise makes the second call go on from the first one's result
+    went_on = not torch.equal(seen[1][1], enlarge(_depth(small), (256, 384)).depth)
+    assert went_on == bool(noise)
+
+
 def test_negative_back_projections_are_refused():
     with pytest.raises(ValueError, match="back_projections is -1; it must not be negative"):
         upsample(BICUBIC, torch.rand(1, 3, 8, 8), _depth(_map(4, 4)), back_projections=-1)

@@ -45,8 +45,8 @@ def upsample(
         weights: Safetensors file in place of the shipped weights.
         valid: Mask of the depth map's size (picture or .npy), 0 where the depth may not be used.
         unit: Metres per step of the depth file, e.g. 0.0002 for TUM; what the file states or is usual if not given.
-        back_projections: How often the result is pulled towards what the sensor measured; the model's own number if
-            not given, 1 for fdkn.any.
+        back_projections: How often the result is pulled towards what the sensor measured. If not given, fdkn.any finds
+            out whether to do so once, the others do not.
         reduction: How the depth map was made small, where you know it; what fits best if not given.
         device: Where to compute, e.g. cpu or cuda.
         dtype: Precision to compute in.

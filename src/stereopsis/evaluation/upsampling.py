@@ -102,8 +102,6 @@ def evaluate_upsampling(
         raise ValueError("there are no images to evaluate; name a manifest that lists some.")
     if not scale > 1:
         raise ValueError(f"scale is {scale:g}; it must be above 1, for example 8.")
-    if back_projections is None:
-        back_projections = getattr(model, "back_projections", 0)
     rows = []
     for number, guided in enumerate(images, start=1):
         rows.append(_evaluate_image(model, guided, scale, reduction, back_projections, device))
@@ -175,7 +173,7 @@ def _evaluate_image(
     guided: GuidedImage,
     scale: float,
     reduction: Reduction,
-    back_projections: int,
+    back_projections: int | None,
     device: torch.device | str,
 ) -> dict[str, Any]:
     image = read_image(guided.image)[None]

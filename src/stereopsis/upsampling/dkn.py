@@ -255,8 +255,7 @@ class DKN(nn.Module):
         super().__init__()
         self.config = config = config or DKNConfig()
         self.compute_dtype = torch.float32
-        # networks of one ratio and filter have learnt to be faithful to it
-        self.back_projections = 1 if config.scale is None else 0
+        self.any_ratio = config.scale is None
         stream = FDKNStream if config.fast else DKNStream
         self.image_stream: Stream | None = None
         if config.guidance is not None:

@@ -5,8 +5,10 @@ Outer edges map onto outer edges, whatever the ratio (``docs/conventions.md``).
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -24,6 +26,9 @@ _REDUCTIONS: dict[Reduction, tuple[str, bool]] = {
     "nearest": ("nearest-exact", False),
     "every": ("nearest", False),
 }
+# ratios of the sizes: a noisy map of more than the first is enlarged in steps of at most the second
+LARGE, STEP = 8, 4
+NOISE = 0.0125  # standard deviation from which on a map is noisy, in shares of its range
 # what a map may have been reduced with that nobody told; "every" moves it, which no residual betrays
 _UNKNOWN: tuple[Reduction, ...] = ("bicubic", "bilinear", "area", "cubic", "nearest")
 
@@ -129,6 +134,12 @@ def back_project(result: Depth, depth: Depth, reduction: Reduction | None = None
             least to add, and it is added in full, in part or not at all: what the best guess leaves beside the small
             map's own steps is noise, or a filter unlike all of these.
     """
+    added, share = _correction(result, depth, reduction)
+    return Depth(torch.where(result.valid, result.depth + share * added, 0.0), result.valid)
+
+
+def _correction(result: Depth, depth: Depth, reduction: Reduction | None) -> tuple[Tensor, Float[Tensor, "b c 1 1"]]:
+    """What is to be added, and the share of it that can be trusted."""
     size, small = ((m.depth.shape[-2], m.depth.shape[-1]) for m in (result, depth))
     dense = fill_holes(result.depth, result.valid)
 
@@ -136,7 +147,8 @@ def back_project(result: Depth, depth: Depth, reduction: Reduction | None = None
         return torch.where(depth.valid, depth.depth - _resize(dense, small, how), 0.0)
 
     if reduction is not None:
-        share, added = torch.ones(()), missing(reduction)
+        added = missing(reduction)
+        share = torch.ones_like(added[..., :1, :1])
     else:
         guesses = {how: missing(how) for how in _UNKNOWN}
         reduction = min(_UNKNOWN, key=lambda how: guesses[how].square().sum().item())
@@ -146,7 +158,18 @@ def back_project(result: Depth, depth: Depth, reduction: Reduction | None = None
     if reduction == "every":  # its pixels lie at their top left corners
         by = [round((large / little - 1) / 2) for large, little in zip(size, small, strict=True)]
         added = F.pad(added[..., by[0] :, by[1] :], (0, by[1], 0, by[0]), "replicate")
-    return Depth(torch.where(result.valid, result.depth + share.to(added) * added, 0.0), result.valid)
+    return added, share
+
+
+def _noise(result: Depth, depth: Depth) -> float:
+    """Standard deviation of what the large map lost of the small one, in shares of its range.
+
+    By the median, which feels noise and not the edges, where filters differ.
+    """
+    small = (depth.depth.shape[-2], depth.depth.shape[-1])
+    missing = (depth.depth - _resize(fill_holes(result.depth, result.valid), small, "area"))[depth.valid]
+    low, high = np.quantile(depth.depth[depth.valid].cpu().numpy(), (0.02, 0.98))
+    return missing.abs().median().item() / 0.6745 / max(float(high - low), 1e-12)
 
 
 def _trust(missing: Tensor, depth: Depth, scale: float) -> Float[Tensor, "b c 1 1"]:
@@ -181,16 +204,16 @@ def upsample(
         image: in [0, 1].
         depth: registered to the image.
         back_projections: how often the result is pulled towards what was measured (:func:`back_project`), where the map
-            is smaller than the image; the model's own number if not given, 1 for networks that take any ratio.
+            is smaller than the image. If not given, never by models of one ratio. Those of any ratio pull once. Noisy
+            maps of less than an eighth of the image they enlarge in steps under the reduced image and do not pull,
+            which averages over more small pixels.
         reduction: how the map was made small, where that is known.
 
     Raises:
         ValueError: the map is larger than the image, of another aspect, or has no valid pixel, or the number of
             back-projections is negative.
     """
-    if back_projections is None:
-        back_projections = getattr(model, "back_projections", 0)
-    if back_projections < 0:
+    if back_projections is not None and back_projections < 0:
         raise ValueError(f"back_projections is {back_projections}; it must not be negative.")
     height, width = depth.depth.shape[-2:]
     size = (image.shape[-2], image.shape[-1])
@@ -202,8 +225,30 @@ def upsample(
         raise ValueError(f"{sizes}, another shape; crop one to what the other shows, or register the depth first.")
     if not depth.valid.any():
         raise ValueError("the depth map has no valid pixel; check its file, its unit and its mask.")
-    same = (height, width) == size
-    result: Depth = model(image, depth if same else enlarge(depth, size, getattr(model, "enlargement", "bicubic")))
-    for _ in range(0 if same else back_projections):
+    if (height, width) == size:
+        return model(image, depth)
+    automatic = back_projections is None and getattr(model, "any_ratio", False)
+    if automatic and size[1] > LARGE * width:
+        steps = math.ceil(math.log(size[1] / width, STEP) - 1e-6)
+        shares = [step / steps for step in range(1, steps)]
+        sides = [
+            [round(small * (large / small) ** t) for t in shares]
+            for small, large in zip((height, width), size, strict=True)
+        ]
+        parts = [_resize(image, (rows, columns), "bilinear") for rows, columns in zip(*sides, strict=True)]
+        # a small step averages noise away, and so tells whether there is some
+        first = _enlarged(model, parts[0], depth)
+        if _noise(first, depth) > NOISE:
+            for part in [*parts[1:], image]:
+                first = _enlarged(model, part, first)
+            return first
+    result = _enlarged(model, image, depth)
+    for _ in range(1 if automatic else back_projections or 0):
         result = back_project(result, depth, reduction)
     return result
+
+
+def _enlarged(model: nn.Module, image: Tensor, depth: Depth) -> Depth:
+    size = (image.shape[-2], image.shape[-1])
+    found: Depth = model(image, enlarge(depth, size, getattr(model, "enlargement", "bicubic")))
+    return found
