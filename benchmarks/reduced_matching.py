@@ -1,6 +1,6 @@
 """Matching small views and upsampling the disparity, against matching at full size: error and time.
 
-``python benchmarks/reduced_matching.py --data MANIFEST [--matcher NAME] UPSAMPLER:SCALE ...`` writes
+``python benchmarks/reduced_matching.py --data MANIFEST [--matcher NAME] [--every N] UPSAMPLER:SCALE ...`` writes
 ``results/reduced_matching.json`` and prints a table in Markdown. Times are medians over the pairs, all in one process.
 """
 
@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("upsamplers", nargs="+")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--matcher", default="hitnet.scenes")
+    parser.add_argument("--every", type=int, default=1, help="take every N-th pair")
     options = parser.parse_args()
     keep_large_blocks()
     matcher = stereopsis.load(options.matcher, dtype=torch.bfloat16)
@@ -62,7 +63,7 @@ def main() -> None:
         name, _, scale = word.partition(":")
         upsampler = stereopsis.load(name, dtype=None if name in ("bicubic", "nearest") else torch.bfloat16)
         models[f"{options.matcher} at 1/{scale}, {name}"] = ReducedMatcher(matcher, upsampler, float(scale))
-    results = measure(models, read_manifest(options.data))
+    results = measure(models, read_manifest(options.data)[:: options.every])
     path = Path(__file__).parent / "results" / "reduced_matching.json"
     path.write_text(json.dumps(results, indent=1) + "\n")
     print("| | ms | EPE px / bad-2 % / bad-3 %: all | KITTI | Middlebury |\n|---|--:|--:|--:|--:|")

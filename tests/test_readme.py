@@ -44,7 +44,7 @@ def test_links_and_pictures():
 
 
 def test_pictures_are_small():
-    assert sum(path.stat().st_size for path in (ROOT / "docs/pictures").iterdir()) < 400_000
+    assert sum(path.stat().st_size for path in (ROOT / "docs/pictures").iterdir()) < 700_000
 
 
 def test_the_commands_of_the_table_exist(capsys):

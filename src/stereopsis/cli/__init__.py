@@ -65,6 +65,7 @@ def _dispatch(words: list[str]) -> int | None:
         info,
         match,
         models,
+        restore,
         scenes,
         train,
         upsample,
@@ -75,6 +76,8 @@ def _dispatch(words: list[str]) -> int | None:
     app.command(match.match)
     app.command(depth.depth)
     app.command(upsample.upsample)
+    app.command(restore.restore)
+    app.command(restore.smooth)
     app.command(compress.compress)
     app.command(decompress.decompress)
     app.command(info.info)
