@@ -7,6 +7,7 @@ pair the rest lie in one row, and further left in the right view.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,14 @@ ROW_LIMIT_NINE_IN_TEN = 2.5
 SWAPPED_SHARE = 0.75
 NEGATIVE_SHARE = 0.05
 BRIGHTNESS_LIMIT = 1.25
-RESOLUTION_AT = (1.0, 5.0, 10.0)
+DISTANCES = (1.0, 5.0, 10.0)
+# Of the expected error to the distance; beyond, a depth says little.
+COARSE_SHARE = 0.1
+# Rows that are all off to one side point at the calibration, not at noise of the points.
+BIAS_LIMIT = 0.3
+# What a turn or another zoom must move at the edge of the image to be named.
+PATTERN_LIMIT = 1.0
+GEOMETRY = ("rectified", "vertical_median", "vertical_p90", "vertical_bias", "roll", "zoom", "swapped")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +75,9 @@ class Diagnosis:
         matches: sparse matches the answers rest on.
         rectified: whether matching points lie in one row.
         vertical_median, vertical_p90: median and 90th percentile of their vertical distance, in pixels.
+        vertical_bias: median of the vertical distance with its sign, left less right, in pixels: what all rows are off.
+        roll: degrees that the left view is turned clockwise against the right one.
+        zoom: of the left view against the right one in height; 1 where they agree.
         swapped: whether the views are exchanged.
         disparity_range: 1st and 99th percentile of their disparity, in pixels.
         brightness_ratio: of the left to the right view at matching points.
@@ -76,7 +87,10 @@ class Diagnosis:
         depth_range: metres at the ends of ``disparity_range``; with a calibration.
         nearest_depth: metres at ``max_disparity``; with a calibration.
         depth_resolution: metres a pixel of disparity amounts to, by distance in metres; with a calibration.
+        disparity_error: the error of disparity that was reckoned with, in pixels.
+        depth_error: expected error in metres at that error, by distance in metres; with a calibration.
         problems: one sentence each, with the remedy; empty if the pair is fit for matching.
+        advice: what is no problem and could be better, one sentence each.
     """
 
     width: int
@@ -85,6 +99,9 @@ class Diagnosis:
     rectified: bool | None
     vertical_median: float | None
     vertical_p90: float | None
+    vertical_bias: float | None
+    roll: float | None
+    zoom: float | None
     swapped: bool | None
     disparity_range: tuple[float, float] | None
     brightness_ratio: float | None
@@ -94,7 +111,10 @@ class Diagnosis:
     depth_range: tuple[float, float] | None
     nearest_depth: float | None
     depth_resolution: dict[float, float] | None
+    disparity_error: float
+    depth_error: dict[float, float] | None
     problems: tuple[str, ...]
+    advice: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -115,6 +135,8 @@ def examine(
     *,
     calibration: StereoCalibration | None = None,
     max_disparity: int = 192,
+    disparity_error: float = 1.0,
+    distances: Sequence[float] = DISTANCES,
 ) -> Diagnosis:
     """Check one pair for what spoils matching most often.
 
@@ -122,24 +144,46 @@ def examine(
         left, right: the views in [0, 1], one or three channels.
         calibration: of these views, for depth in metres.
         max_disparity: the limit you intend to match with, in pixels.
+        disparity_error: what you expect of the matcher, in pixels.
+        distances: metres at which the error of depth is of interest.
 
     Raises:
-        ValueError: the views differ in size, or ``max_disparity`` is below 1.
+        ValueError: the views differ in size, ``max_disparity`` is below 1, or an error or distance is not above 0.
     """
     if max_disparity < 1:
         raise ValueError(f"max_disparity is {max_disparity}; it must be at least 1 pixel.")
+    if not disparity_error > 0:
+        raise ValueError(f"disparity_error is {disparity_error:g}; it must be above 0 px, for example 0.5.")
+    for z in distances:
+        if not 0 < z < math.inf:
+            raise ValueError(f"A distance is {z:g}; it must be a number of metres above 0, for example 5.")
     grey = _grey(left), _grey(right)
     matches = _match_points(*grey)
     height, width = grey[0].shape
     nearest = None if calibration is None else _depth(calibration, float(max_disparity))
-    resolution = None if calibration is None else _resolution(calibration)
+    resolution = None if calibration is None else _depth_errors(calibration, distances, 1.0)
+    expected = None if calibration is None else _depth_errors(calibration, distances, disparity_error)
+    geometry: dict[str, Any] = dict.fromkeys(GEOMETRY)
     if len(matches) < FEWEST_MATCHES:
         return Diagnosis(
-            width, height, len(matches), None, None, None, None, None, None, None, max_disparity, None, None, nearest,
-            resolution, (_too_few(matches),),
-        )  # fmt: skip
+            width=width,
+            height=height,
+            matches=len(matches),
+            **geometry,
+            disparity_range=None,
+            brightness_ratio=None,
+            exposure_matched=None,
+            max_disparity=max_disparity,
+            max_disparity_enough=None,
+            depth_range=None,
+            nearest_depth=nearest,
+            depth_resolution=resolution,
+            disparity_error=disparity_error,
+            depth_error=expected,
+            problems=(_too_few(matches),),
+        )
 
-    geometry, problems = _geometry(matches, calibration)
+    geometry, problems = _geometry(matches, calibration, (width, height))
     ratio = _brightness_ratio(*grey, matches)
     exposure = None if ratio is None else 1 / BRIGHTNESS_LIMIT <= ratio <= BRIGHTNESS_LIMIT
     if ratio is not None and not exposure:
@@ -172,14 +216,17 @@ def examine(
         depth_range=depths,
         nearest_depth=nearest,
         depth_resolution=resolution,
+        disparity_error=disparity_error,
+        depth_error=expected,
         problems=tuple(problems),
+        advice=tuple(_advice(geometry, expected, high if enough else None, max_disparity)),
     )
 
 
 def geometry_warnings(left: Float[Tensor, "*one c h w"], right: Float[Tensor, "*one c h w"]) -> list[str]:
     """The sentences of :func:`examine` on views that are exchanged or not rectified; none where it cannot tell."""
     matches = _match_points(_grey(left), _grey(right))
-    return [] if len(matches) < FEWEST_MATCHES else _geometry(matches, None)[1]
+    return [] if len(matches) < FEWEST_MATCHES else _geometry(matches, None, (left.shape[-1], left.shape[-2]))[1]
 
 
 def find_matches(left: Float[Tensor, "*one c h w"], right: Float[Tensor, "*one c h w"]) -> SparseMatches:
@@ -254,15 +301,19 @@ def _nearest(matches: Any) -> dict[int, int]:
     }
 
 
-def _geometry(matches: SparseMatches, calibration: StereoCalibration | None) -> tuple[dict[str, Any], list[str]]:
+def _geometry(
+    matches: SparseMatches, calibration: StereoCalibration | None, size: tuple[int, int]
+) -> tuple[dict[str, Any], list[str]]:
     problems = []
     vertical = np.abs(matches.vertical)
     median, p90 = float(np.median(vertical)), float(np.percentile(vertical, 90))
     rectified = median <= ROW_LIMIT and p90 <= ROW_LIMIT_NINE_IN_TEN
+    roll, zoom = _roll_and_zoom(matches, size)
     if not rectified:
         problems.append(
             f"The views are not rectified: matching points lie {median:.1f} px apart vertically, and one in ten more "
-            f"than {p90:.1f} px; {ROW_LIMIT:g} and {ROW_LIMIT_NINE_IN_TEN:g} px are allowed, so rectify them first."
+            f"than {p90:.1f} px; {ROW_LIMIT:g} and {ROW_LIMIT_NINE_IN_TEN:g} px are allowed, so rectify them first"
+            f"{_pattern(roll, zoom, size)}."
         )
     # What counts for the order of the cameras is the disparity of parallel ones, so the offset is added.
     offset = 0.0 if calibration is None else calibration.doffs
@@ -285,8 +336,59 @@ def _geometry(matches: SparseMatches, calibration: StereoCalibration | None) -> 
         "rectified": rectified,
         "vertical_median": median,
         "vertical_p90": p90,
+        "vertical_bias": float(np.median(matches.vertical)),
+        "roll": roll,
+        "zoom": zoom,
         "swapped": swapped,
     }, problems
+
+
+def _roll_and_zoom(matches: SparseMatches, size: tuple[int, int]) -> tuple[float, float]:
+    """The plane ``y_left - y_right = a + b x + c y`` through the points: a turn is its slope in x, a zoom that in y."""
+    centred = matches.left - (np.array(size) - 1) / 2
+    columns = np.column_stack([np.ones(len(matches)), centred]).astype(np.float64)
+    vertical = matches.vertical.astype(np.float64)
+    kept = np.ones(len(matches), bool)
+    plane: np.ndarray = np.zeros(3)
+    for _ in range(5):
+        plane = np.linalg.lstsq(columns[kept], vertical[kept], rcond=None)[0]
+        distance = np.abs(vertical - columns @ plane)
+        kept = distance <= 3 * max(float(np.median(distance)), 0.05)
+    return math.degrees(math.atan(plane[1])), 1 + float(plane[2])
+
+
+def _pattern(roll: float, zoom: float, size: tuple[int, int]) -> str:
+    """How the offset changes over the image, where it does; it tells what is wrong with the rig."""
+    causes = []
+    if abs(math.radians(roll)) * size[0] / 2 > PATTERN_LIMIT:
+        causes.append(f"turned against each other by {abs(roll):.1f} degrees")
+    if abs(zoom - 1) * size[1] / 2 > PATTERN_LIMIT:
+        causes.append(f"of scales that differ by {abs(zoom - 1):.1%}")
+    return f" (they are {' and '.join(causes)})" if causes else ""
+
+
+def _advice(
+    geometry: dict[str, Any], expected: dict[float, float] | None, nearest: float | None, max_disparity: int
+) -> list[str]:
+    advice = []
+    bias = geometry["vertical_bias"]
+    if geometry["rectified"] and abs(bias) > BIAS_LIMIT:
+        advice.append(
+            f"All rows of the left view lie {abs(bias):.2f} px {'below' if bias > 0 else 'above'} those of the right "
+            "one; matching bears it, and a new calibration of the rig would mend it."
+        )
+    if nearest is not None and max_disparity > 64 and max_disparity > 4 * max(nearest, 16):
+        advice.append(
+            f"The largest disparity at matched points is {nearest:.0f} px; if nothing comes nearer, a max_disparity of "
+            f"{16 * math.ceil(1.5 * max(nearest, 16) / 16)} is enough and faster than {max_disparity}."
+        )
+    coarse = [z for z, error in (expected or {}).items() if error > COARSE_SHARE * z]
+    if coarse:
+        advice.append(
+            f"From {min(coarse):g} m on the expected error of depth is above {COARSE_SHARE:.0%} of the distance; "
+            "cameras further apart, a longer focal length or more pixels bring it down."
+        )
+    return advice
 
 
 def _too_few(matches: SparseMatches) -> str:
@@ -318,7 +420,9 @@ def _depth(calibration: StereoCalibration, disparity: float) -> float:
     return calibration.fx * calibration.baseline / denominator if denominator > 0 else math.inf
 
 
-def _resolution(calibration: StereoCalibration) -> dict[float, float]:
+def _depth_errors(
+    calibration: StereoCalibration, distances: Sequence[float], disparity_error: float
+) -> dict[float, float]:
     from stereopsis.geometry import depth_error
 
-    return {z: float(depth_error(z, calibration, 1.0)) for z in RESOLUTION_AT}
+    return {float(z): float(depth_error(float(z), calibration, disparity_error)) for z in distances}

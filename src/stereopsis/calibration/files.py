@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stereopsis.calibration import euroc, kitti, ktxt, middlebury, opencv_yaml, ros
-from stereopsis.calibration.parsing import in_file, load_yaml, read_text
+from stereopsis.calibration.parsing import RawRigError, in_file, load_yaml, read_text
 from stereopsis.calibration.raw import Model, StereoRig
 from stereopsis.calibration.rectified import StereoCalibration
 
@@ -24,6 +24,8 @@ KNOWN_NAMES: tuple[tuple[str, str | None], ...] = (
     ("extrinsics.yml", None),
     ("calibration.yml", None),
     ("calibration.yaml", None),
+    ("rig.yaml", None),
+    ("rig.yml", None),
     ("cam0/sensor.yaml", "cam1/sensor.yaml"),
     ("mav0/cam0/sensor.yaml", "mav0/cam1/sensor.yaml"),
 )
@@ -148,6 +150,21 @@ def write_calibration(calibration: StereoCalibration, path: str | Path, format: 
         atomic_write_text(target, text)
 
 
+def write_rig(rig: StereoRig, path: str | Path) -> None:
+    """Writes a raw rig as OpenCV's YAML (``M1 D1 M2 D2 R T``, metres), which :func:`read_rig` reads.
+
+    Raises:
+        ValueError: another suffix than ``.yaml`` or ``.yml``.
+        FileNotFoundError: the folder does not exist.
+    """
+    from stereopsis.io.atomic import atomic_write_text
+
+    path = Path(path)
+    if path.suffix.lower() not in {".yml", ".yaml"}:
+        raise ValueError(f"{path} must end in .yaml or .yml, because a raw rig is written as OpenCV's YAML.")
+    atomic_write_text(path, opencv_yaml.write_rig(rig))
+
+
 def _format_of(path: Path) -> Format:
     if path.is_dir():
         return "ros"
@@ -160,7 +177,7 @@ def _read_yaml(document: dict[str, Any], first: Path, second: Path | None, unit:
     if ros.matches(document):
         return ros.read(document, _companion(second, first), first, unit)
     if euroc.matches(document):
-        raise ValueError(
+        raise RawRigError(
             f"{first} describes a raw rig; read it with read_rig() and use the calibration that its rectify() gives."
         )
     if not {"P1", "Q"} & document.keys() and second is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stereopsis.calibration.parsing import matrix, metres_per_unit, size_of, vector
+from stereopsis.calibration.parsing import RawRigError, matrix, metres_per_unit, size_of, vector
 from stereopsis.calibration.raw import Model, RawCamera, StereoRig
 from stereopsis.calibration.rectified import StereoCalibration
 
@@ -35,7 +35,7 @@ def read(document: dict[str, Any], path: Path, unit: float | None = None) -> Ste
         doffs = q[3, 3] / q[3, 2]
         fx, cx, cy = q[2, 3], -q[0, 3], -q[1, 3] / q[1, 1]
         return StereoCalibration(fx, fx / q[1, 1], cx, cy, cx + doffs, baseline * metres, width, height)
-    raise ValueError(
+    raise RawRigError(
         f"{path} has neither P1 and P2 nor Q, so the rig is not rectified; "
         "read it with read_rig() and use the calibration that its rectify() gives."
     )
@@ -90,7 +90,30 @@ def write(calibration: StereoCalibration) -> str:
         ("P2", right),
         ("Q", calibration.Q),
     ):
-        data = ", ".join(repr(float(x)) for x in value.ravel())
-        rows, cols = value.shape
-        text += f"{name}: !!opencv-matrix\n   rows: {rows}\n   cols: {cols}\n   dt: d\n   data: [ {data} ]\n"
+        text += _entry(name, value)
     return text
+
+
+def write_rig(rig: StereoRig) -> str:
+    text = "%YAML:1.0\n---\n"
+    if rig.width is not None and rig.height is not None:
+        text += f"image_width: {rig.width}\nimage_height: {rig.height}\n"
+    text += f"distortion_model: {rig.left.model}\n"
+    for name, value in (
+        ("M1", rig.left.K),
+        ("D1", rig.left.distortion[None]),
+        ("M2", rig.right.K),
+        ("D2", rig.right.distortion[None]),
+        ("R", rig.R),
+        ("T", rig.T[:, None]),
+    ):
+        text += _entry(name, value)
+    if rig.stored is not None:
+        text += "".join(_entry(*entry) for entry in zip(("R1", "R2", "P1", "P2"), rig.stored, strict=True))
+    return text
+
+
+def _entry(name: str, value: np.ndarray) -> str:
+    data = ", ".join(repr(float(x)) for x in value.ravel())
+    rows, cols = value.shape
+    return f"{name}: !!opencv-matrix\n   rows: {rows}\n   cols: {cols}\n   dt: d\n   data: [ {data} ]\n"

@@ -13,6 +13,10 @@ SMALLEST_BASELINE = 0.001
 LARGEST_BASELINE = 10.0
 
 
+class RawRigError(ValueError):
+    """The file describes a raw rig and no rectified one; :func:`stereopsis.calibration.read_rig` reads it."""
+
+
 def read_text(path: Path) -> str:
     """The text of a calibration file; one clear sentence where there is none."""
     if path.is_dir():

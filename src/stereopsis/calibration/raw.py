@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +16,8 @@ Model = Literal["pinhole", "fisheye"]
 
 # OpenCV's pinhole model takes these many coefficients (k1 k2 p1 p2 [k3 [k4 k5 k6 [s1..s4 [tx ty]]]]).
 PINHOLE_COEFFICIENTS = (0, 4, 5, 8, 12, 14)
+# Files round the matrices of a rectified rig by less than this.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +150,43 @@ class StereoRig:
         """Distance of the two cameras in metres."""
         return float(np.linalg.norm(self.T))
 
+    @property
+    def is_rectified(self) -> bool:
+        """Whether views of this rig are rectified as they are: no distortion, no rotation, rows that agree."""
+        turned = (self.stored[0], self.stored[1]) if self.stored is not None else (self.R, np.eye(3))
+        projected = (self.stored[2], self.stored[3]) if self.stored is not None else (self.left.K, self.left.K)
+        # Without a stored projection the columns of the principal points may differ, as doffs.
+        which = ([0, 1, 0, 1], [0, 1, 2, 2]) if self.stored is not None else ([0, 1, 1], [0, 1, 2])
+        return bool(
+            not any(camera.distortion.any() or camera.model == "fisheye" for camera in (self.left, self.right))
+            and all(np.allclose(rotation, np.eye(3), atol=ROUNDING) for rotation in turned)
+            and np.allclose(self.T[1:], 0, atol=ROUNDING * self.baseline)
+            and all(
+                np.allclose(camera.K[which], p[which], rtol=ROUNDING)
+                for camera, p in zip((self.left, self.right), projected, strict=True)
+            )
+        )
+
+    def resize(self, width: int, height: int) -> StereoRig:
+        """The rig of views resized to ``width`` x ``height`` pixels; outer edges map onto each other.
+
+        Raises:
+            ValueError: the present size is not known, or the new one is not positive.
+        """
+        if self.width is None or self.height is None:
+            raise ValueError(
+                "The rig does not say for which image size it holds; set width and height with dataclasses.replace."
+            )
+        if width < 1 or height < 1:
+            raise ValueError(f"The new size is {width} x {height} px; both must be at least 1.")
+        sx, sy = width / self.width, height / self.height
+        scaling = np.array([[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2], [0, 0, 1]])
+        left, right = (replace(camera, K=scaling @ camera.K) for camera in (self.left, self.right))
+        stored = self.stored
+        if stored is not None:
+            stored = stored[0], stored[1], scaling @ stored[2], scaling @ stored[3]
+        return replace(self, left=left, right=right, width=width, height=height, stored=stored)
+
     def rectify(self, alpha: float | None = 0.0, *, size: tuple[int, int] | None = None) -> Rectification:
         """Rectification maps and the calibration of the rectified pair.
 
@@ -160,6 +199,30 @@ class StereoRig:
             ValueError: no size or another one, no stored rectification, ``alpha`` outside [0, 1], or views that are
                 swapped or stacked.
         """
+        width, height = self._size(size)
+        r1, r2, p1, p2 = self.rectifying(alpha, size=size)
+        calibration = StereoCalibration.from_projections(p1, p2, width=width, height=height)
+        left_map = _undistortion_map(self.left, r1, p1, width, height)
+        right_map = _undistortion_map(self.right, r2, p2, width, height)
+        return Rectification(left_map, right_map, (width, height), calibration)
+
+    def rectifying(
+        self, alpha: float | None = 0.0, *, size: tuple[int, int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(R1, R2, P1, P2): what turns each camera, and projects the turned ones; as OpenCV's ``stereoRectify``.
+
+        Arguments and errors as in :meth:`rectify`.
+        """
+        width, height = self._size(size)
+        if alpha is None:
+            if self.stored is None:
+                raise ValueError("The rig's file stores no rectification; pass alpha between 0 and 1 to compute one.")
+            return self.stored
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha is {alpha}; it must lie in [0, 1]: 0 crops to valid pixels, 1 keeps all.")
+        return self._solve(alpha, width, height)
+
+    def _size(self, size: tuple[int, int] | None) -> tuple[int, int]:
         width, height = size if size is not None else (self.width, self.height)
         if size is not None and self.width is not None and size != (self.width, self.height):
             raise ValueError(
@@ -170,18 +233,7 @@ class StereoRig:
             raise ValueError(
                 "The rig does not say for which image size it holds; pass size=(width, height) of the raw images."
             )
-        if alpha is None:
-            if self.stored is None:
-                raise ValueError("The rig's file stores no rectification; pass alpha between 0 and 1 to compute one.")
-            r1, r2, p1, p2 = self.stored
-        elif not 0 <= alpha <= 1:
-            raise ValueError(f"alpha is {alpha}; it must lie in [0, 1]: 0 crops to valid pixels, 1 keeps all.")
-        else:
-            r1, r2, p1, p2 = self._solve(alpha, width, height)
-        calibration = StereoCalibration.from_projections(p1, p2, width=width, height=height)
-        left_map = _undistortion_map(self.left, r1, p1, width, height)
-        right_map = _undistortion_map(self.right, r2, p2, width, height)
-        return Rectification(left_map, right_map, (width, height), calibration)
+        return width, height
 
     def _solve(self, alpha: float, width: int, height: int) -> tuple[Any, Any, Any, Any]:
         import cv2

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from tyro.conf import Positional
 
-from stereopsis.cli.console import note, show_json, warn
+from stereopsis.cli.console import show_json, warn
 from stereopsis.cli.matching import (
     DEFAULT_MODEL,
     DType,
@@ -18,9 +18,7 @@ from stereopsis.cli.matching import (
     matched,
     range_text,
 )
-
-if TYPE_CHECKING:
-    from stereopsis.calibration import StereoCalibration
+from stereopsis.cli.rigs import rectified
 
 
 def depth(
@@ -29,6 +27,7 @@ def depth(
     calibration: Path,
     out: Path,
     calibration_right: Path | None = None,
+    rectify: Literal["auto", "yes", "no"] = "auto",
     model: str = DEFAULT_MODEL,
     weights: Path | None = None,
     max_disparity: int | None = None,
@@ -40,17 +39,20 @@ def depth(
     reduce: float | None = None,
     json: bool = False,
 ) -> None:
-    """Metric depth and a point cloud of a rectified pair.
+    """Metric depth and a point cloud of a pair, which is rectified first where it is raw.
 
     Writes depth.png (16 bits, millimetres, 0 where not known), depth.npy (metres, NaN where not known), cloud.ply and
-    preview.png.
+    preview.png; of raw views also rectified_left.png, rectified_right.png and rectified_calib.txt, to which the depth
+    belongs.
 
     Args:
         left: Left view.
         right: Right view.
-        calibration: File of the rectified rig: Middlebury, KITTI, OpenCV YAML, ROS camera_info or K.txt.
+        calibration: File of the rig, or folder that holds it: Middlebury, KITTI, OpenCV or ROS YAML, K.txt, EuRoC
+            sensor.yaml, or of `stereopsis calibrate`.
         out: Folder for the results.
         calibration_right: Second file of a calibration in two files, where its name does not tell.
+        rectify: Whether the views are raw; auto asks the file, and the views where it describes raw and rectified ones.
         model: Matcher, see `stereopsis models`.
         weights: Safetensors file in place of the shipped weights.
         max_disparity: Largest disparity searched, in pixels; the calibration's or the model's own if not given.
@@ -62,7 +64,7 @@ def depth(
         reduce: How much smaller, with --upsample; the upsampler's own scale, or 4, if not given.
         json: Print JSON instead of text.
     """
-    from stereopsis.calibration import read_calibration
+    from stereopsis.calibration import write_calibration
     from stereopsis.cli.upsample import load_upsampler
     from stereopsis.doctor import geometry_warnings
     from stereopsis.geometry import disparity_to_depth, unproject
@@ -78,7 +80,8 @@ def depth(
         sizes = " and ".join(f"{p} is {v.shape[2]}x{v.shape[1]}" for p, v in zip((left, right), views, strict=True))
         raise ValueError(f"{sizes}; the two views of a rectified pair must have the same size.")
     height, width = views[0].shape[-2:]
-    rig = fit_calibration(read_calibration(calibration, calibration_right), width, height)
+    pair = rectified(*views, calibration, calibration_right, rectify)
+    views, rig = (pair.left, pair.right), pair.calibration
     if reduce is not None and upsample is None:
         raise ValueError(f"--reduce is {reduce:g}, but nothing brings the map back; name an upsampler with --upsample.")
     matcher = load_matcher(model, weights, device, dtype)
@@ -90,7 +93,7 @@ def depth(
         warn(sentence)
     limit = max_disparity if max_disparity is not None else rig.ndisp
     disparity, seconds = matched(matcher, *views, limit, check=check, fill=fill)
-    result = disparity_to_depth(disparity, rig)
+    result = disparity_to_depth(disparity, rig, disparity.valid if pair.valid is None else disparity.valid & pair.valid)
     if not result.valid.any():
         raise ValueError(f"No pixel has a depth with an offset of {rig.doffs:g} px; check the calibration.")
     cloud = unproject(result, rig, views[0])
@@ -102,6 +105,11 @@ def depth(
     write_depth(files[1], result)
     write_point_cloud(files[2], cloud)
     write_image(files[3], preview)
+    if pair.rectification is not None:
+        files += [out / name for name in ("rectified_left.png", "rectified_right.png", "rectified_calib.txt")]
+        for file, view in zip(files[4:], views, strict=False):
+            write_image(file, view)
+        write_calibration(rig, files[6])
 
     numbers = describe(result.depth, result.valid)
     if json:
@@ -111,6 +119,7 @@ def depth(
                 "upsample": upsample,
                 "width": width,
                 "height": height,
+                "rectified_here": pair.rectification is not None,
                 "depth": numbers,
                 "points": len(cloud),
                 "seconds": round(seconds, 4),
@@ -121,32 +130,3 @@ def depth(
     print(f"depth {range_text(numbers, 'm')}, median {numbers['median']:.4g} m, {seconds:.2f} s")
     for file in files:
         print(file)
-
-
-def fit_calibration(calibration: StereoCalibration, width: int, height: int) -> StereoCalibration:
-    """The calibration for images of this size: as it is, or scaled where they were resized as a whole.
-
-    Args:
-        width, height: of the images, in pixels.
-
-    Raises:
-        ValueError: another aspect, or a principal point that lies outside the images.
-    """
-    if calibration.width is None or calibration.height is None:
-        # Without a size this is the one sign that the file belongs to other images.
-        if not (0 <= calibration.cx < width and 0 <= calibration.cy < height):
-            raise ValueError(
-                f"The calibration's principal point ({calibration.cx:.1f}, {calibration.cy:.1f}) lies outside the "
-                f"images of {width}x{height} px; it is for other images, so calibrate at this size or scale it."
-            )
-        return calibration
-    if (calibration.width, calibration.height) == (width, height):
-        return calibration
-    # A pixel of rounding in either side is what resizing leaves.
-    if abs(calibration.width * height / calibration.height - width) > 1 + width / height:
-        raise ValueError(
-            f"The calibration is for {calibration.width}x{calibration.height} px and the images are {width}x{height}, "
-            "another shape; name the calibration of these images."
-        )
-    note(f"the calibration is for {calibration.width}x{calibration.height} px and is scaled to {width}x{height}")
-    return calibration.resize(width, height)
