@@ -27,6 +27,7 @@ TINY = DSICConfig(
     widths=(8, 8, 12),
     latent=12,
     hyper=8,
+    hidden=18,
     candidates=(16, 8, 4),
     cost_width=4,
     matching=4,
@@ -327,7 +328,7 @@ def test_the_second_view_gets_cheaper():
         with torch.no_grad():
             return rate_distortion_loss(codec(*views, quality), torch.cat([left, right]), quality).loss
 
-    single = Hyperprior(HyperpriorConfig(config.widths, config.latent, config.hyper))
+    single = Hyperprior(HyperpriorConfig(config.widths, config.latent, config.hyper, hidden=config.hidden))
     learn(single, [torch.cat([left, right])], 100, 5e-3)
     shares = []
     for variant in (config, ablation(config, "IE + hyperprior")):

@@ -6,7 +6,7 @@ import torch
 
 from stereopsis.compression.hyperprior import Hyperprior, HyperpriorConfig
 
-TINY = HyperpriorConfig(widths=(8, 8, 12), latent=12, hyper=8)
+TINY = HyperpriorConfig(widths=(8, 8, 12), latent=12, hyper=8, hidden=18)
 NAME = "hyperprior.test"
 
 

@@ -11,7 +11,6 @@ import torch
 from torch.nn import functional as F
 
 from stereopsis.compression.hyperprior import Reconstruction
-from stereopsis.compression.losses import CodecLossConfig
 from stereopsis.data.scenes import SceneConfig
 from stereopsis.data.sensors import SensorConfig
 from stereopsis.data.textures import make_bank
@@ -22,7 +21,7 @@ from stereopsis.training import loop
 from stereopsis.training.compression import rate_and_distortion
 from stereopsis.training.loop import rate_share, train
 from stereopsis.training.publish import publish
-from stereopsis.training.recipes import RECIPES, DKNLossConfig, Phase, Recipe
+from stereopsis.training.recipes import RECIPES, CodecLossConfig, DKNLossConfig, Phase, Recipe
 from stereopsis.training.upsampling import LEAST, USUAL, DKNObjective, GuidedBatch
 from stereopsis.types import Depth, StereoPair
 from stereopsis.upsampling.dkn import DKN, DKNConfig
@@ -325,7 +324,7 @@ def test_upsampling_takes_no_pairs(tmp_path, bank):
         train(GUIDED, DKN(DKNConfig(fast=True)), tmp_path, bank=bank, pairs=[1])
 
 
-@pytest.mark.parametrize("name", ["hyperprior.photos", "dsic.scenes"])
+@pytest.mark.parametrize("name", ["hyperprior.photos", "dsic.scenes", "ffca.scenes"])
 def test_codecs_are_trained_by_the_same_loop_and_published_ready_to_code(tmp_path, bank, name):
     recipe = replace(GUIDED, name="codec", model=name, phases=(Phase(4, 1, 0, SCENE),), loss=CodecLossConfig())
 
@@ -336,6 +335,7 @@ def test_codecs_are_trained_by_the_same_loop_and_published_ready_to_code(tmp_pat
     means = train(recipe, network(), tmp_path / "whole", bank=bank)
     assert {"rate", "distortion", "bpp", "bpp_z", "psnr"} <= means.keys()
     assert ("second_view" in means) == (name == "dsic.scenes")
+    assert ("psnr_without_side" in means) == (name == "ffca.scenes")
     with pytest.raises(_PowerCutError):
         train(recipe, network(), tmp_path / "cut", bank=bank, progress=_cut_after(3))
     train(recipe, network(), tmp_path / "cut", bank=bank, resume=True)

@@ -6,13 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stereopsis.compression.losses import CodecLossConfig
 from stereopsis.data.augment import NO_EFFECTS
 from stereopsis.data.scenes import SceneConfig, render
 from stereopsis.data.sensors import SensorConfig
 from stereopsis.data.textures import make_bank
 from stereopsis.training.compression import ImageStream, PairViewStream, make_stream, seen_from_right
-from stereopsis.training.recipes import Phase, Recipe
+from stereopsis.training.recipes import CodecLossConfig, Phase, Recipe
 from stereopsis.training.streams import PairStream, SceneStream, visible_by_truth
 from stereopsis.training.upsampling import GuidedStream
 

@@ -13,7 +13,7 @@ from stereopsis.cli.console import progress_bar, show_json
 from stereopsis.cli.matching import check_suffix, load_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -37,10 +37,11 @@ def compress(
     device: str = "cpu",
     json: bool = False,
 ) -> None:
-    """A pair, or all pairs of folders or of a video, as one file.
+    """A pair, an image, or all pairs of folders or of a video, as one file.
 
     Args:
-        left: Left view, or a folder, quoted glob or video of them; alone, a folder of pairs or a side-by-side video.
+        left: Left view, or a folder, quoted glob or video of them; alone, an image, a folder of pairs or a side-by-side
+            video.
         out: File (.stz).
         right: Right view, or a folder, quoted glob or video of them.
         model: Codec, see `stereopsis models`.
@@ -55,6 +56,7 @@ def compress(
     from stereopsis.calibration import read_calibration
     from stereopsis.compression.bitstream import Writer
     from stereopsis.compression.codec import level_of, quality_of
+    from stereopsis.io import IMAGE_SUFFIXES, read_image
     from stereopsis.sequences import open_frames
     from stereopsis.types import StereoPair
 
@@ -68,17 +70,26 @@ def compress(
     if append and calibration is not None:
         raise ValueError("--calibration is for a new file, and --append keeps that of the old one; leave one out.")
     rig = None if calibration is None else read_calibration(calibration)
-    frames = open_frames(left, right)
+    alone = right is None and Path(left).suffix.lower() in IMAGE_SUFFIXES and Path(left).is_file()
+    if alone and rig is not None:
+        raise ValueError("--calibration is that of a pair, and there is one image; leave it out.")
+    sources: Iterable[tuple[str, Callable[[], Sequence[Tensor]]]]
+    count: int | None
+    if alone:
+        sources, count = [(Path(left).stem, lambda: [read_image(left)])], 1
+    else:
+        frames = open_frames(left, right)
+        sources, count = ((frame.name, frame.read) for frame in frames), frames.count
     codec = load_codec(model, weights, device)
 
     rows: list[dict[str, Any]] = []
     with _opened(out, append) as file, progress_bar() as progress:
         writer: Writer | None = None
-        for frame in progress.track(frames, total=frames.count, description="compressing"):
-            views = [_grey_as_such(view[None]) for view in frame.read()]
+        for name, read in progress.track(sources, total=count, description="compressing"):
+            views = [_grey_as_such(view[None]) for view in read()]
             if len({view.shape[1] for view in views}) == 2:
                 views = [view.expand(-1, 3, -1, -1) for view in views]
-            pair = StereoPair(views[0], views[1], rig)
+            pair = views[0] if alone else StereoPair(views[0], views[1], rig)
             start = time.perf_counter()
             head = 0
             if writer is None:
@@ -91,10 +102,10 @@ def compress(
             else:
                 record = codec.record_of_rate(pair, target_bpp, head)
             writer.add(record)
-            pixels = 2 * record.width * record.height
+            pixels = record.views * record.width * record.height
             rows.append(
                 {
-                    "name": frame.name,
+                    "name": name,
                     "width": record.width,
                     "height": record.height,
                     "channels": record.channels,

@@ -18,6 +18,8 @@ def decompress(
     file: Positional[Path],
     out: Path,
     index: int | None = None,
+    side: Path | None = None,
+    side_is: Literal["right", "left"] = "right",
     weights: Path | None = None,
     format: Literal["png", "ppm", "tif", "webp", "jpg"] = "png",
     device: str = "cpu",
@@ -29,6 +31,8 @@ def decompress(
         file: Compressed file (.stz).
         out: Folder for the pictures, and for calib.txt where the file holds a calibration.
         index: Only this pair of a sequence, from 0 on.
+        side: The other view of the image in the file, which FFCA-Net decodes it better with.
+        side_is: Which view of the rig that is.
         weights: Safetensors file that the file was written with, where it was not the shipped one.
         format: Kind of the pictures; webp and jpg lose a little more.
         device: Where to compute, e.g. cpu or cuda.
@@ -36,7 +40,7 @@ def decompress(
     """
     from stereopsis.calibration import write_calibration
     from stereopsis.compression.codec import calibration_of
-    from stereopsis.io import write_image
+    from stereopsis.io import read_image, write_image
     from stereopsis.types import StereoPair
 
     check_folder(out, "--out")
@@ -46,13 +50,16 @@ def decompress(
         codec = load_codec(reader.header.model, weights, device)
         codec.check_header(reader.header)
         numbers = range(len(reader)) if index is None else [index]
+        if side is not None and len(numbers) > 1:
+            raise ValueError(f"--side is one view and {file} holds {len(numbers)} images; choose one with --index.")
+        other = None if side is None else read_image(side)[None]
         done: list[dict[str, Any]] = []
         failed: list[dict[str, Any]] = []
         with progress_bar() as progress:
             for number in progress.track(numbers, description="decompressing"):
                 start = time.perf_counter()
                 try:
-                    decoded = codec.decompress_record(reader.record(number), reader.header)
+                    decoded = codec.decompress_record(reader.record(number), reader.header, other, side_is)
                 except IndexError as error:
                     raise ValueError(str(error)) from None
                 except ValueError as error:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stereopsis.cli.console import new_table, note, progress_bar, show_json, show_table, warn
 from stereopsis.cli.matching import DType, check_folder, check_max_disparity, load_matcher
+from stereopsis.cli.upsample import ReductionName
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 METRICS = ("epe", "bad1", "bad2", "bad3", "d1", "density")
 ProtocolName = Literal["sceneflow", "kitti2012", "kitti2015", "eth3d", "middlebury"]
-ReductionName = Literal["bicubic", "bilinear", "area", "cubic", "nearest", "every"]
 
 
 def matching(
@@ -109,7 +109,7 @@ def upsampling(
     scale: float = 8,
     weights: Path | None = None,
     reduction: ReductionName = "bicubic",
-    back_projections: int = 0,
+    back_projections: int | None = None,
     device: str = "cpu",
     dtype: DType = "float32",
     out: Path | None = None,
@@ -124,7 +124,7 @@ def upsampling(
         scale: Ratio of the sizes.
         weights: Safetensors file in place of the shipped weights.
         reduction: Filter that reduces the depth; published numbers are of bicubic.
-        back_projections: How often the result is pulled towards the reduced map; published numbers are without.
+        back_projections: How often the result is pulled towards the reduced map; the model decides if not given.
         device: Where to compute, e.g. cpu or cuda.
         dtype: Precision to compute in.
         out: Also write the result as a JSON file.
@@ -186,7 +186,8 @@ def compression(
         model: Codec, see `stereopsis models`.
         qualities: Of the codec, 1 to 8, separated by commas; at least three give a BD-rate.
         anchors: Codecs to compare with, separated by commas: jpeg, webp, avif, jxl, hevc-intra, hevc-stereo, vvc-intra
-            (some need the extra `codecs`), or models.
+            (some need the extra `codecs`), or models. A model that decodes with a side view is measured by its left
+            views alone, and so are its anchors; its name with -without-side is the model denied the right views.
         limit: Only the first pairs.
         weights: Safetensors file in place of the shipped weights of the codec.
         device: Where to compute, e.g. cpu or cuda.
@@ -194,12 +195,12 @@ def compression(
         json: Print JSON instead of tables.
     """
     from stereopsis.cli.compress import load_codec
-    from stereopsis.compression.codec import level_of
+    from stereopsis.compression.codec import SideViewCodec, level_of
     from stereopsis.evaluation.benchmarks import read_manifest
-    from stereopsis.evaluation.codecs import ANCHORS, codec_coder
+    from stereopsis.evaluation.codecs import ANCHORS, WITHOUT_SIDE, codec_coder, main_view_coder
     from stereopsis.evaluation.compression import BD_RATES, evaluate_compression
     from stereopsis.io import atomic_write_text
-    from stereopsis.zoo import list_models
+    from stereopsis.zoo import get_entry, list_models
 
     try:
         steps = [float(part) for part in qualities.split(",")]
@@ -213,12 +214,27 @@ def compression(
         raise ValueError(f"--out is {out}, which is a folder; name a file.")
     names = [name.strip() for name in anchors.split(",") if name.strip()]
     known = [*ANCHORS, *list_models(family="compression")]
+    if get_entry(model).architecture == "ffca":
+        known += [
+            name + WITHOUT_SIDE for name in known if name not in ANCHORS and get_entry(name).architecture == "ffca"
+        ]
     for name in names:
         if name not in known:
             raise ValueError(f"there is no anchor {name!r}; choose from {', '.join(known)}.")
     pairs = read_manifest(data)[:limit]
-    codec = codec_coder(load_codec(model, weights, device), steps)
-    others = [ANCHORS[n]() if n in ANCHORS else codec_coder(load_codec(n, device=device), steps) for n in names]
+    loaded = load_codec(model, weights, device)
+    codec = main_view_coder(loaded, steps) if isinstance(loaded, SideViewCodec) else codec_coder(loaded, steps)
+    others = []
+    for name in names:
+        if name in ANCHORS:
+            others.append(ANCHORS[name]())
+            continue
+        base = name.removesuffix(WITHOUT_SIDE)
+        other = loaded if base == model else load_codec(base, device=device)
+        if isinstance(other, SideViewCodec) and codec.main:
+            others.append(main_view_coder(other, steps, side=base == name))
+        else:
+            others.append(codec_coder(other, steps))
     with progress_bar() as progress:
         task = progress.add_task(model, total=len(pairs))
         result = evaluate_compression(
@@ -234,7 +250,9 @@ def compression(
     if json:
         show_json(result)
         return
-    table = new_table("codec", "setting", "bpp", "PSNR dB", "MS-SSIM", "encode s", "decode s", title=model)
+    table = new_table(
+        "codec", "setting", "bpp", "PSNR dB", "MS-SSIM", "encode s", "decode s", title=f"{model}, {result['rate']}"
+    )
     keys = (("bpp", 4), ("psnr", 2), ("ms_ssim", 4), ("encode_seconds", 2), ("decode_seconds", 2))
     curves = {model: result["points"]} | {name: anchor["points"] for name, anchor in result["anchors"].items()}
     for name, points in curves.items():

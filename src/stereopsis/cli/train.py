@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,8 @@ def train(
     model = entry.build()
     if initial is not None and not resume:
         _start_from(model, initial, entry)
+    elif not resume and hasattr(methods := import_module(f"stereopsis.training.{entry.family}"), "begin"):
+        methods.begin(model, plan)
     with progress_bar() as progress:
         task = progress.add_task(recipe, total=plan.steps)
 
@@ -112,12 +115,13 @@ def train(
 
 def _start_from(model: nn.Module, initial: str, entry: ModelEntry) -> None:
     from stereopsis.compression.dsic import DSIC
+    from stereopsis.compression.ffca import FFCA
     from stereopsis.zoo import get_entry, list_models, load
     from stereopsis.zoo.weights import load_into, read_card
 
     known = initial in list_models()
     architecture = get_entry(initial).architecture if known else read_card(initial).architecture
-    if isinstance(model, DSIC) and architecture == "hyperprior":
+    if isinstance(model, DSIC | FFCA) and architecture == "hyperprior":
         model.start_from(load("hyperprior.photos", weights=None if known else initial).state_dict())
     elif known:
         model.load_state_dict(load(initial).state_dict())

@@ -8,7 +8,7 @@ import zlib
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,7 @@ STEPS = 16  # levels from one whole quality to the next
 LEVELS = (QUALITIES - 1) * STEPS + 1
 
 T = TypeVar("T")
+SideView = Literal["right", "left"]
 
 
 def level_of(quality: float) -> int:
@@ -90,20 +91,24 @@ class PairCodec(nn.Module):
         """
         return pack(self.header(pair, metadata), [self.compress_record(pair, quality)])
 
-    def decompress(self, content: bytes, index: int = 0) -> StereoPair | Float[Tensor, "1 c h w"]:
+    def decompress(
+        self, content: bytes, index: int = 0, *, side: Tensor | None = None, side_is: SideView = "right"
+    ) -> StereoPair | Float[Tensor, "1 c h w"]:
         """A pair of a file, or an image where a file holds images.
 
         Args:
             content: the file.
             index: which pair of a sequence, from 0 on.
+            side: the other view (1, 3 or 1, H, W) in [0, 1] of an image, for a :class:`SideViewCodec`.
+            side_is: which view of the rig the side view is.
 
         Raises:
-            ValueError: not such a file, damaged, or written with other weights.
+            ValueError: not such a file, damaged, or written with other weights; or a side view that does not fit.
             IndexError: there are not as many pairs.
         """
         reader = Reader(content)
         self.check_header(reader.header)
-        return self.decompress_record(reader.record(index), reader.header)
+        return self.decompress_record(reader.record(index), reader.header, side, side_is)
 
     @torch.inference_mode()
     def compress_record(self, pair: StereoPair | Float[Tensor, "1 c h w"], quality: float = 4.0) -> Record:
@@ -147,21 +152,59 @@ class PairCodec(nn.Module):
         return best
 
     @torch.inference_mode()
-    def decompress_record(self, record: Record, header: Header) -> StereoPair | Float[Tensor, "1 c h w"]:
-        """The pair of a record, in [0, 1] and in steps of 1/255.
+    def decompress_record(
+        self, record: Record, header: Header, side: Tensor | None = None, side_is: SideView = "right"
+    ) -> StereoPair | Float[Tensor, "1 c h w"]:
+        """The pair of a record, in [0, 1] and in steps of 1/255; a side view is as for :meth:`decompress`.
 
         Raises:
-            ValueError: damaged, or written with other weights.
+            ValueError: damaged, or written with other weights; or a side view that does not fit.
         """
         if record.level >= LEVELS:
             raise ValueError(f"the file states quality {quality_of(record.level):g}, above {QUALITIES}; it is damaged.")
-        views = self.decode(list(_bound(record).streams), (record.height, record.width), record.level)
+        streams, size = list(_bound(record).streams), (record.height, record.width)
+        if side is None:
+            views = self.decode(streams, size, record.level)
+        else:
+            views = self.decode_beside(streams, size, record.level, self._checked_side(side, record), side_is)
         if len(views) != record.views:
             raise ValueError(f"the file states {record.views} views but holds {len(views)}; it is damaged.")
         if record.channels == 1:
             views = [view.mean(1, keepdim=True) for view in views]
         views = [(view.clamp(0, 1) * 255).round().cpu() / 255 for view in views]
         return views[0] if record.views == 1 else StereoPair(views[0], views[1], calibration_of(header))
+
+    def decode_beside(
+        self,
+        streams: list[Stream],
+        size: tuple[int, int],
+        level: int,
+        side: Float[Tensor, "1 3 h w"] | None,
+        side_is: SideView,
+    ) -> list[Float[Tensor, "1 3 h w"]]:
+        """:meth:`decode` of an image whose other view the decoder has; for a :class:`SideViewCodec` alone."""
+        raise ValueError(f"{self.name} decodes without a side view; leave it out.")
+
+    def _checked_side(self, side: Tensor, record: Record) -> Float[Tensor, "1 3 h w"]:
+        """
+        Raises:
+            ValueError: it does not belong to an image of this record's size.
+        """
+        if record.views == 2:
+            raise ValueError("the file holds both views, which decode together; leave the side view out.")
+        if side.ndim != 4 or side.shape[:1] != (1,) or side.shape[1] not in (1, 3):
+            raise ValueError(
+                f"the side view has the shape {tuple(side.shape)}; it must be (1, 3, H, W) or (1, 1, H, W)."
+            )
+        height, width = side.shape[-2:]
+        if (height, width) != (record.height, record.width):
+            raise ValueError(
+                f"the side view is {width}x{height} and the main view {record.width}x{record.height}; give the other "
+                "view of the same rectified pair."
+            )
+        if not bool(side.isfinite().all()):
+            raise ValueError("the side view holds values that are not finite; replace them first.")
+        return side.to(next(self.parameters()).device, torch.float32).clamp(0, 1).expand(-1, 3, -1, -1)
 
     def header(self, pair: StereoPair | Tensor, metadata: Mapping[str, Any] | None = None) -> Header:
         """Of a file that starts with this pair, and holds its calibration for all of them."""
@@ -207,6 +250,29 @@ class PairCodec(nn.Module):
     def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
         self.forget()
         return super().load_state_dict(*arguments, **options)
+
+
+class SideViewCodec(PairCodec):
+    """A codec that codes each view apart, and decodes an image better where the other view is at hand."""
+
+    def decode(self, streams: list[Stream], size: tuple[int, int], level: int) -> list[Float[Tensor, "1 3 h w"]]:
+        return self.decode_beside(streams, size, level, None, "right")
+
+    @abstractmethod
+    def decode_beside(
+        self,
+        streams: list[Stream],
+        size: tuple[int, int],
+        level: int,
+        side: Float[Tensor, "1 3 h w"] | None,
+        side_is: SideView,
+    ) -> list[Float[Tensor, "1 3 h w"]]:
+        """The views of these streams; of an image, with the help of the other view where it is given.
+
+        Args:
+            side: of the same size, in [0, 1].
+            side_is: which view of the rig it is.
+        """
 
 
 def _bound(record: Record) -> Record:

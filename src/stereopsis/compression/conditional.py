@@ -102,7 +102,7 @@ class GaussianPredictor(nn.Module):
         base = 0
         if config.hyperprior:
             self.h_s = IntegerNet(
-                nn.Sequential(deconv(n, m), relu, deconv(m, 3 * m // 2), relu, conv(3 * m // 2, 2 * m, 3, 1))
+                nn.Sequential(deconv(n, m), relu, deconv(m, config.hidden), relu, conv(config.hidden, 2 * m, 3, 1))
             )
             _start_of_scales(self.h_s, m)
             base = 2 * m

@@ -63,6 +63,7 @@ class DSICConfig:
         widths: channels at 1/2, 1/4 and 1/8 (the paper's N).
         latent: channels of y at 1/16 (M).
         hyper: channels of z at 1/64.
+        hidden: channels before the last layer of what z predicts y with, where ``mixtures`` is 1.
         skips: parametric skip functions ("DispSkip" in figure 5).
         conditional: y2's probabilities depend on y1_hat ("CE0").
         hyperprior: z1 and z2 are there. Without the three switches the variant is the paper's "IE".
@@ -78,8 +79,9 @@ class DSICConfig:
     """
 
     widths: tuple[int, int, int] = (32, 64, 128)
-    latent: int = 128
+    latent: int = 160
     hyper: int = 64
+    hidden: int = 160
     skips: bool = True
     conditional: bool = True
     hyperprior: bool = True

@@ -54,7 +54,15 @@ from stereopsis.compression.entropy import (
     tables_of_gaussians,
 )
 from stereopsis.compression.integer import FRACTION, LIMIT, IntegerConv, IntegerNet, shift_right, to_fixed
-from stereopsis.compression.layers import analysis, bounded, conv, deconv, round_through, synthesis
+from stereopsis.compression.layers import (
+    analysis,
+    bounded,
+    conv,
+    deconv,
+    round_through,
+    start_as_block_transform,
+    synthesis,
+)
 from stereopsis.compression.losses import LAMBDA_MAX, LAMBDA_MIN
 from stereopsis.zoo.registry import register
 
@@ -73,12 +81,14 @@ class HyperpriorConfig:
         latent: channels of y at 1/16 (the papers' M).
         hyper: channels of z at 1/64 (the papers' N).
         checkerboard: code y in two passes, the second with the neighbours of the first as context.
+        hidden: channels before the last layer of h_s.
     """
 
     widths: tuple[int, int, int] = (32, 64, 128)
-    latent: int = 128
+    latent: int = 160
     hyper: int = 64
     checkerboard: bool = False
+    hidden: int = 160
 
 
 @dataclass(frozen=True)
@@ -128,7 +138,7 @@ class Hyperprior(PairCodec):
         self.h_a = nn.Sequential(conv(m, n, 3, 1), nn.ReLU(), conv(n, n), nn.ReLU(), conv(n, n))
         relu = nn.ReLU()
         self.h_s = IntegerNet(
-            nn.Sequential(deconv(n, m), relu, deconv(m, 3 * m // 2), relu, conv(3 * m // 2, 2 * m, 3, 1))
+            nn.Sequential(deconv(n, m), relu, deconv(m, config.hidden), relu, conv(config.hidden, 2 * m, 3, 1))
         )
         if config.checkerboard:
             self.context = IntegerNet(nn.Sequential(conv(m, m, 5, 1)))
@@ -160,6 +170,15 @@ class Hyperprior(PairCodec):
 
     # --- training
 
+    def start_from_images(self, images: Float[Tensor, "b 3 h w"]) -> None:
+        """Let the transforms begin as those that suit these images best among linear ones of blocks.
+
+        Args:
+            images: in [0, 1]; sides are multiples of 16.
+        """
+        start_as_block_transform(self.g_a, self.g_s, images - 0.5)
+        self.forget()
+
     def forward(self, image: Float[Tensor, "b 3 h w"], quality: float | Float[Tensor, " b"] = 4.0) -> Reconstruction:
         """Codes images with noise in place of rounding where the rate is measured (in evaluation: with rounding).
 
@@ -169,6 +188,19 @@ class Hyperprior(PairCodec):
         """
         x = pad_to_stride(image)
         quality = torch.as_tensor(quality, dtype=x.dtype, device=x.device).expand(x.shape[0])
+        y_hat, bits_y, bits_z = self.latents(x, quality)
+        with self._precision(x):
+            x_hat = self.g_s(y_hat).float() + 0.5
+        return Reconstruction(x_hat[..., : image.shape[-2], : image.shape[-1]], bits_y, bits_z)
+
+    def latents(
+        self, x: Float[Tensor, "b 3 h w"], quality: Float[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b m h/16 w/16"], Float[Tensor, " b"], Float[Tensor, " b"]]:
+        """What ``g_s`` is given while the codec learns, and the information of y and of z.
+
+        Args:
+            x: padded images.
+        """
         gain, inverse, gain_z = self._gains(quality)
         with self._precision(x):
             y = self.g_a(x - 0.5).float()
@@ -189,9 +221,7 @@ class Hyperprior(PairCodec):
             p = self.conditional(noisy(y), mean, scale_of(index))
         else:
             p = self.conditional(y_hat, mean, scale_of(index.round()))
-        with self._precision(x):
-            x_hat = self.g_s(y_hat * inverse).float() + 0.5
-        return Reconstruction(x_hat[..., : image.shape[-2], : image.shape[-1]], bits(p), bits_z)
+        return y_hat * inverse, bits(p), bits_z
 
     def _precision(self, x: Tensor) -> torch.autocast:
         """For g_a and g_s alone, because the rest is to come out as its whole numbers will."""
@@ -253,7 +283,8 @@ class Hyperprior(PairCodec):
         return [self._encode_view(view, level) for view in views]
 
     def decode(self, streams: list[Stream], size: tuple[int, int], level: int) -> list[Float[Tensor, "1 3 h w"]]:
-        return [self._decode_view(stream, size, level) for stream in streams]
+        views = (self.g_s(self.decode_latents(stream, size, level)) + 0.5 for stream in streams)
+        return [view[..., : size[0], : size[1]] for view in views]
 
     def _encode_view(self, view: Float[Tensor, "1 3 h w"], level: int) -> Stream:
         gain, _, gain_z = self._gains(view.new_tensor([quality_of(level)]))
@@ -276,7 +307,12 @@ class Hyperprior(PairCodec):
         self._latents(z, level, code)
         return Stream(encoder.finish(), check)
 
-    def _decode_view(self, stream: Stream, size: tuple[int, int], level: int) -> Float[Tensor, "1 3 h w"]:
+    def decode_latents(self, stream: Stream, size: tuple[int, int], level: int) -> Float[Tensor, "1 m h w"]:
+        """What ``g_s`` takes, of a picture of this height and width.
+
+        Raises:
+            ValueError: the stream does not decode to what was encoded.
+        """
         height, width = (-(-side // STRIDE) for side in size)
         shape = (self.config.hyper, height, width)
         decoder, device = Decoder(stream.payload), self.gaussian.device
@@ -297,9 +333,7 @@ class Hyperprior(PairCodec):
         if check != stream.check:
             raise ValueError(MISMATCH)
         _, inverse, _ = self._gains(torch.tensor([quality_of(level)], device=device))
-        y_hat = (exact.double() / 2**MEAN_BITS).float() * inverse
-        x_hat = self.g_s(y_hat.contiguous(memory_format=FAST)) + 0.5
-        return x_hat[..., : size[0], : size[1]]
+        return ((exact.double() / 2**MEAN_BITS).float() * inverse).contiguous(memory_format=FAST)
 
     def _latents(
         self,
@@ -399,7 +433,7 @@ def channel_of_each(shape: tuple[int, ...]) -> np.ndarray:
 
 
 # The shape of CompressAI's and the literature's mean-scale models at low rates.
-PAPER = HyperpriorConfig(widths=(128, 128, 128), latent=192, hyper=128)
+PAPER = HyperpriorConfig(widths=(128, 128, 128), latent=192, hyper=128, hidden=288)
 
 
 def _register(name: str, config: HyperpriorConfig, description: str, **options: Any) -> None:

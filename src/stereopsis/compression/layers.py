@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 BETA_MIN = 1e-6
+# Of latents that are components of blocks of 16 x 16: a step of 1 / gain is then about the best one for each lambda,
+# sqrt(18 / (lambda ln 2)) / 255.
+START_SCALE = 4.0
 # Added under the root of the stored parameters, so that their gradient does not vanish at 0.
 PEDESTAL = 2.0**-18
 
@@ -90,3 +93,39 @@ def synthesis(widths: tuple[int, ...]) -> nn.Sequential:
     for c_in, c_out in pairwise(widths):
         layers += [deconv(c_in, c_out), IGDN(c_out)]
     return nn.Sequential(*layers[:-1])
+
+
+@torch.no_grad()
+def start_as_block_transform(encoder: nn.Sequential, decoder: nn.Sequential, images: Float[Tensor, "b c h w"]) -> None:
+    """Let ``g_a`` begin as the principal components of ever larger blocks, and ``g_s`` as its transpose.
+
+    From there on the training need not find a transform, only a better one. Each layer takes the blocks of 2 x 2 of the
+    components before; those that are more than its channels are lost. Channels beyond the components keep random
+    weights in the encoder and are not heard in the decoder at first. Normalisations begin as almost nothing.
+
+    Args:
+        images: whose components are taken, of mean about 0 and with sides that the stride divides.
+    """
+    down = [layer for layer in encoder if isinstance(layer, nn.Conv2d)]
+    up = [layer for layer in decoder if isinstance(layer, nn.ConvTranspose2d)][::-1]
+    for norm in (*encoder, *decoder):
+        if isinstance(norm, GDN):
+            norm.gamma.fill_(0.003).fill_diagonal_(0.01)
+    x = images.double()
+    for forth, back in zip(down, up, strict=True):
+        used, first = x.shape[1], forth.kernel_size[0] // 2
+        blocks = F.pixel_unshuffle(x, 2)
+        values = blocks.transpose(0, 1).flatten(1)
+        basis = torch.linalg.eigh(values @ values.mT)[1].flip(1).mT[: forth.out_channels]
+        count = len(basis)
+        block = (slice(None, count), slice(None, used), slice(first, first + 2), slice(first, first + 2))
+        forth.weight[:count] = 0
+        forth.weight[block] = basis.view(count, used, 2, 2).to(forth.weight)
+        back.weight[:, :used] = 0
+        back.weight[block] = basis.view(count, used, 2, 2).to(back.weight)
+        for bias in (forth.bias, back.bias):
+            assert bias is not None
+            bias.zero_()
+        x = torch.einsum("kc,bchw->bkhw", basis, blocks)
+    down[-1].weight *= START_SCALE
+    up[-1].weight /= START_SCALE

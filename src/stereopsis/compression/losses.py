@@ -25,22 +25,6 @@ SMALLEST = WINDOW * 2 ** (len(SCALE_WEIGHTS) - 1)  # side in pixels that the coa
 Metric = Literal["mse", "ms-ssim"]
 
 
-@dataclass(frozen=True)
-class CodecLossConfig:
-    """What a codec is trained for.
-
-    Attributes:
-        metric: the distortion.
-        qualities: least and largest that are drawn, 1 to 8.
-        target_bpp: bits a pixel below which the rate costs nothing (DSIC, Eq. 16), for a network of one rate; 0 for
-            none.
-    """
-
-    metric: Metric = "mse"
-    qualities: tuple[float, float] = (1.0, 8.0)
-    target_bpp: float = 0.0
-
-
 class Coded(Protocol):
     """What every codec's forward returns."""
 

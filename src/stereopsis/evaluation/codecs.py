@@ -10,14 +10,17 @@ from io import BytesIO
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from stereopsis.compression.bitstream import Reader
-from stereopsis.compression.codec import PairCodec
+from stereopsis.compression.codec import PairCodec, SideViewCodec
 from stereopsis.types import StereoPair
 
 Views = Sequence[UInt8[np.ndarray, "h w 3"]]
 TIMEOUT = 600  # seconds for one call of ffmpeg
+CHROMA = "4:4:4 (RGB)"  # of learned codecs
+WITHOUT_SIDE = "-without-side"  # behind the name of a codec whose decoder is denied the other view
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class Coder:
         chroma: how colour is sampled; 4:2:0 halves it both ways, which caps the PSNR of saturated colours.
         unit: what a setting is: "quality", "distance" or "qp".
         settings: from few bits to many.
-        code: encodes and decodes a pair at a setting.
+        code: encodes and decodes a pair, or a view alone, at a setting.
+        main: codes the left view of a pair alone, for which the right one may be side information.
     """
 
     name: str
@@ -58,24 +62,48 @@ class Coder:
     unit: str
     settings: tuple[float, ...]
     code: Code
+    main: bool = False
 
 
 def codec_coder(codec: PairCodec, qualities: Sequence[float]) -> Coder:
-    """A learned codec; its size is that of a file of one pair."""
+    """A learned codec; its size is that of a file of one pair, or of one view."""
 
     def code(views: Views, quality: float) -> CodedPair:
-        left, right = (torch.from_numpy(view).permute(2, 0, 1)[None].float() / 255 for view in views)
-        start = time.perf_counter()
-        content = codec.compress(StereoPair(left, right), quality)
-        middle = time.perf_counter()
-        decoded = codec.decompress(content)
-        end = time.perf_counter()
-        assert isinstance(decoded, StereoPair)
-        back = [(view[0] * 255).round().byte().permute(1, 2, 0).numpy() for view in (decoded.left, decoded.right)]
-        parts = tuple(len(stream.payload) for stream in Reader(content).record(0).streams)
-        return CodedPair(len(content), back, middle - start, end - middle, parts)
+        given = [_tensor(view) for view in views]
+        return _clocked(codec, StereoPair(given[0], given[1]) if len(given) == 2 else given[0], quality)
 
-    return Coder(codec.name, "4:4:4 (RGB)", "quality", tuple(qualities), code)
+    return Coder(codec.name, CHROMA, "quality", tuple(qualities), code)
+
+
+def main_view_coder(codec: SideViewCodec, qualities: Sequence[float], side: bool = True) -> Coder:
+    """A codec for left views whose decoder has the right view as the camera gave it, or has none.
+
+    Args:
+        side: whether it has; without, the name ends in ``-without-side``.
+    """
+
+    def code(views: Views, quality: float) -> CodedPair:
+        left, right = map(_tensor, views)
+        return _clocked(codec, left, quality, right if side else None)
+
+    name = codec.name if side else codec.name + WITHOUT_SIDE
+    return Coder(name, CHROMA, "quality", tuple(qualities), code, main=True)
+
+
+def _clocked(codec: PairCodec, views: StereoPair | Tensor, quality: float, side: Tensor | None = None) -> CodedPair:
+    start = time.perf_counter()
+    content = codec.compress(views, quality)
+    middle = time.perf_counter()
+    decoded = codec.decompress(content, side=side)
+    end = time.perf_counter()
+    shown = [decoded.left, decoded.right] if isinstance(decoded, StereoPair) else [decoded]
+    back = [(view[0] * 255).round().byte().permute(1, 2, 0).numpy() for view in shown]
+    parts = tuple(len(stream.payload) for stream in Reader(content).record(0).streams)
+    return CodedPair(len(content), back, middle - start, end - middle, parts)
+
+
+def _tensor(view: UInt8[np.ndarray, "h w 3"]) -> Float[Tensor, "1 3 h w"]:
+    return torch.from_numpy(view).permute(2, 0, 1)[None].float() / 255
 
 
 def _each(encode: Callable[[np.ndarray, float], bytes], decode: Callable[[bytes], np.ndarray]) -> Code:
@@ -134,7 +162,7 @@ def _vvc() -> Code:
 
 
 def _video(format: str, encoder: Callable[[float], list[str]]) -> Code:
-    """Both views as two frames of one stream of 10 bits, 4:2:0."""
+    """The views as frames of one stream of 10 bits, 4:2:0."""
     try:
         import imageio_ffmpeg
     except ImportError as error:
@@ -153,9 +181,11 @@ def _video(format: str, encoder: Callable[[float], list[str]]) -> Code:
         middle = time.perf_counter()
         decoded = _run([*program, "-f", format, "-i", "-", "-vf", TO_RGB, *raw, "-"], content)
         end = time.perf_counter()
-        if len(decoded) != 2 * rows * columns * 3:
-            raise ValueError(f"ffmpeg gave {len(decoded)} bytes for two views of {columns}x{rows}; check its version.")
-        back = np.frombuffer(decoded, np.uint8).reshape(2, rows, columns, 3)[:, :height, :width]
+        if len(decoded) != len(even) * rows * columns * 3:
+            raise ValueError(
+                f"ffmpeg gave {len(decoded)} bytes for {len(even)} views of {columns}x{rows}; check its version."
+            )
+        back = np.frombuffer(decoded, np.uint8).reshape(-1, rows, columns, 3)[:, :height, :width]
         return CodedPair(len(content), list(back), middle - start, end - middle)
 
     return code

@@ -58,7 +58,7 @@ def evaluate_compression(
         progress: called after each pair with the number done, the number of all, and the pair's id.
 
     Returns:
-        ``{"model", "pairs", "points", "bd_rate_psnr", "bd_rate_msssim", "bd_rate_psnr_right", "anchors",
+        ``{"model", "rate", "pairs", "points", "bd_rate_psnr", "bd_rate_msssim", "bd_rate_psnr_right", "anchors",
         "per_image"}``, ready for JSON. A point has the setting (``"quality"``, or what the anchor calls it),
         ``"bytes"`` of the whole file, ``"bpp"`` (its bits by the pixels of both views), ``"bpp_left"`` and
         ``"bpp_right"`` (each view's bits by its pixels, without shared headers; None where the views cannot be told
@@ -67,6 +67,9 @@ def evaluate_compression(
         the mean over pairs of the rate that the codec needs more than the anchor at equal quality, in percent, negative
         where it needs less; None where the curves share no quality; ``"bd_rate_psnr_right"`` is that of the right view
         alone, which shows what knowing the left one saves. ``ms_ssim`` is None of sides below 176 pixels.
+
+        ``"rate"`` says what is coded and counted: ``"both views"``, or ``"main view alone"`` where the codec codes the
+        left views (``codec.main``). Anchors then do the same, and what would be of the right view is None.
 
     Raises:
         ValueError: there are no pairs, or views that differ in size.
@@ -81,6 +84,7 @@ def evaluate_compression(
     names = [anchor.name for anchor in anchors]
     return {
         "model": codec.name,
+        "rate": "main view alone" if codec.main else "both views",
         "pairs": len(rows),
         "points": _average(codec.unit, [row["points"] for row in rows]),
         **{key: {name: _mean(row[key][name] for row in rows) for name in names} for key in BD_RATES},
@@ -163,6 +167,8 @@ def decibel(similarity: float) -> float:
 def measure_pair(originals: Views, coded: CodedPair) -> dict[str, Any]:
     """A point of the curve of one pair; the keys are those of :func:`evaluate_compression`."""
     height, width = originals[0].shape[:2]
+    both = len(originals) == 2
+    apart = len(coded.parts) == len(originals)
     errors, similarities = [], []
     for original, decoded in zip(originals, coded.views, strict=True):
         errors.append(float(np.square(original.astype(np.float64) - decoded).mean()))
@@ -171,14 +177,14 @@ def measure_pair(originals: Views, coded: CodedPair) -> dict[str, Any]:
     return {
         "bytes": coded.size,
         "bpp": 8 * coded.size / (len(originals) * height * width),
-        "bpp_left": 8 * coded.parts[0] / (height * width) if len(coded.parts) == 2 else None,
-        "bpp_right": 8 * coded.parts[1] / (height * width) if len(coded.parts) == 2 else None,
+        "bpp_left": 8 * coded.parts[0] / (height * width) if apart else None,
+        "bpp_right": 8 * coded.parts[1] / (height * width) if apart and both else None,
         "psnr": _psnr(fmean(errors)),
         "psnr_left": _psnr(errors[0]),
-        "psnr_right": _psnr(errors[1]),
-        "ms_ssim": fmean(known) if len(known) == 2 else None,
+        "psnr_right": _psnr(errors[1]) if both else None,
+        "ms_ssim": fmean(known) if len(known) == len(originals) else None,
         "ms_ssim_left": similarities[0],
-        "ms_ssim_right": similarities[1],
+        "ms_ssim_right": similarities[1] if both else None,
         "encode_seconds": round(coded.encode_seconds, 4),
         "decode_seconds": round(coded.decode_seconds, 4),
     }
@@ -199,7 +205,8 @@ def _evaluate_pair(codec: Coder, pair: Pair, anchors: Sequence[Coder]) -> dict[s
     views = [_bytes(read_image(path)) for path in (pair.left, pair.right)]
     if views[0].shape != views[1].shape:
         raise ValueError(f"{pair.left} and {pair.right} differ in size; give the two views of a rectified pair.")
-    curves = {coder.name: curve_of(coder, views) for coder in anchors}
+    shown = views[:1] if codec.main else views
+    curves = {coder.name: curve_of(coder, views if coder.main else shown) for coder in anchors}
     points = curve_of(codec, views)
     row: dict[str, Any] = {"id": pair.id, "width": views[0].shape[1], "height": views[0].shape[0], "points": points}
     for key, axes in BD_RATES.items():
@@ -208,7 +215,8 @@ def _evaluate_pair(codec: Coder, pair: Pair, anchors: Sequence[Coder]) -> dict[s
 
 
 def curve_of(coder: Coder, views: Views) -> list[dict[str, Any]]:
-    return [{coder.unit: setting} | measure_pair(views, coder.code(views, setting)) for setting in coder.settings]
+    shown = views[:1] if coder.main else views
+    return [{coder.unit: setting} | measure_pair(shown, coder.code(views, setting)) for setting in coder.settings]
 
 
 def rate_between(anchor: list[dict[str, Any]], points: list[dict[str, Any]], rate: str, quality: str) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,15 +13,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stereopsis.compression.dsic import DSIC
+from stereopsis.compression.ffca import FFCA, ffca_loss
 from stereopsis.compression.hyperprior import Hyperprior, Reconstruction
-from stereopsis.compression.losses import CodecLossConfig, lambda_of, rate_distortion_loss
+from stereopsis.compression.losses import RateDistortion, lambda_of, rate_distortion_loss
 from stereopsis.data.augment import augment
-from stereopsis.data.textures import TextureBank, installed_photos
-from stereopsis.training.recipes import Phase, Recipe
+from stereopsis.data.textures import TextureBank, installed_photos, make_bank
+from stereopsis.training.recipes import CodecLossConfig, Phase, Recipe
 from stereopsis.training.streams import AUGMENT_SEED, SceneStream
 from stereopsis.zoo.registry import get_entry
 
 SMALLEST, LARGEST = 0.4, 1.5  # scale that a photo is seen at
+TRANSFORMS = ("g_a", "g_s", "g_a1", "g_s1", "g_a2", "g_s2")
+BEGIN_WITH = 16  # batches
 
 
 @dataclass(frozen=True)
@@ -201,11 +205,34 @@ class DSICObjective(nn.Module):
         return terms, watched | {"second_view": second.sum() / first.sum()}
 
 
+class FFCAObjective(nn.Module):
+    """Rate of the main view and distortion with the other view at the decoder (Eq. 9); either view is the main one."""
+
+    def __init__(self, model: FFCA, recipe: Recipe) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss_of(recipe)
+        model.compute_dtype = torch.bfloat16 if recipe.bf16 else torch.float32
+
+    def forward(self, batch: PairBatch, phase: Phase) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The terms, whose sum is the loss, and what is only watched."""
+        main, side, side_is = batch.left, batch.right, "right"
+        if torch.rand(()) < 0.5:
+            main, side, side_is = side, main, "left"
+        output = self.model(main, side, batch.quality, side_is)
+        terms, watched = rate_and_distortion(output, main, batch.quality, self.loss, ffca_loss)
+        error = (output.base.detach() - main).square().mean((1, 2, 3))
+        return terms, watched | {"psnr_without_side": (-10 * error.log10()).mean()}
+
+
 def rate_and_distortion(
-    output: Reconstruction, images: Float[Tensor, "b 3 h w"], quality: Float[Tensor, " b"], loss: CodecLossConfig
+    output: Reconstruction,
+    images: Float[Tensor, "b 3 h w"],
+    quality: Float[Tensor, " b"],
+    loss: CodecLossConfig,
+    measure: Callable[..., RateDistortion] = rate_distortion_loss,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The terms, each image's in shares of what its quality makes usual, and what is only watched."""
-    result = rate_distortion_loss(output, images, quality, loss.metric)
+    result = measure(output, images, quality, loss.metric)
     # both parts of the loss grow about with this root, and high qualities would drown the others
     share = (lambda_of(4.5) / lambda_of(quality)).sqrt().to(result.loss)
     error = (output.x_hat.detach() - images).square().mean((1, 2, 3))
@@ -220,6 +247,25 @@ def rate_and_distortion(
     }
 
 
+def make_optimizers(recipe: Recipe, model: nn.Module) -> list[torch.optim.Optimizer]:
+    """AdamW, with a rate for the transforms and one for what predicts their symbols.
+
+    The transforms begin near an optimum, where the rate that the others need would throw them off.
+    """
+    parts: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        parts[any(part in TRANSFORMS for part in name.split("."))].append(parameter)
+    rates = {True: recipe.learning_rate, False: recipe.vector_learning_rate}
+    return [torch.optim.AdamW(parts[key], lr=rates[key], weight_decay=recipe.weight_decay) for key in (True, False)]
+
+
+def begin(model: nn.Module, recipe: Recipe) -> None:
+    """Before the first step of a run that starts from nothing: transforms that suit its images."""
+    if isinstance(model, Hyperprior):
+        stream = ImageStream(recipe, make_bank())
+        model.start_from_images(torch.cat([stream(step).images for step in range(BEGIN_WITH)]))
+
+
 def make_objective(model: nn.Module, recipe: Recipe) -> nn.Module:
     """The objective of a codec.
 
@@ -230,4 +276,6 @@ def make_objective(model: nn.Module, recipe: Recipe) -> nn.Module:
         return HyperpriorObjective(model, recipe)
     if isinstance(model, DSIC):
         return DSICObjective(model, recipe)
+    if isinstance(model, FFCA):
+        return FFCAObjective(model, recipe)
     raise ValueError(f"The recipe {recipe.name} trains {recipe.model}, which is no codec that is trained here.")

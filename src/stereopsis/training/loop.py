@@ -93,7 +93,7 @@ def train(
     for parameter in model.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    optimizers = make_optimizers(recipe, model)
+    optimizers = getattr(methods, "make_optimizers", make_optimizers)(recipe, model)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema)) if recipe.ema else None
     first, seconds = 0, 0.0
     sums: dict[str, float] = {}

@@ -5,9 +5,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
-from stereopsis.compression.losses import CodecLossConfig
 from stereopsis.data.augment import NO_EFFECTS, AugmentConfig
 from stereopsis.data.scenes import SceneConfig
 from stereopsis.data.sensors import ANY_SENSOR, SensorConfig
@@ -48,6 +47,22 @@ class DKNLossConfig:
     relative: bool = False
 
 
+@dataclass(frozen=True)
+class CodecLossConfig:
+    """What a codec is trained for.
+
+    Attributes:
+        metric: the distortion.
+        qualities: least and largest that are drawn, 1 to 8.
+        target_bpp: bits a pixel below which the rate costs nothing (DSIC, Eq. 16), for a network of one rate; 0 for
+            none.
+    """
+
+    metric: Literal["mse", "ms-ssim"] = "mse"
+    qualities: tuple[float, float] = (1.0, 8.0)
+    target_bpp: float = 0.0
+
+
 # what a run of thousands of steps, not millions, needs
 _SHORT_RUN = HITNetLossConfig(initialization_weight=8, alpha=0.8, c=0.5, sampled_negatives=4, per_scale=True)
 
@@ -60,8 +75,10 @@ class Recipe:
         name: of the weight.
         model: registry name of what is trained.
         phases: from small scenes, many a second, to large ones.
-        learning_rate, weight_decay: of Muon, which trains the kernels of convolutions.
-        vector_learning_rate: of AdamW, which trains all else: biases, normalisations, gains.
+        learning_rate, weight_decay: of Muon, which trains the kernels of convolutions; for codecs, of AdamW for the
+            transforms.
+        vector_learning_rate: of AdamW, which trains all else: biases, normalisations, gains; for codecs, what predicts
+            symbols.
         warmup: steps to these peaks; from there a cosine down to a fiftieth.
         clip: largest gradient norm.
         bf16: convolutions in bfloat16.
@@ -221,10 +238,11 @@ RECIPES = {
         Recipe(
             name="hyperprior.photos",
             model="hyperprior.photos",
-            phases=(Phase(4000, 4, 0, SceneConfig(192, 192, max_disparity=80, surfaces=(3, 10)), _GUIDES),),
-            learning_rate=0.02,
+            phases=(Phase(3000, 4, 0, SceneConfig(192, 192, max_disparity=80, surfaces=(3, 10)), _GUIDES),),
+            learning_rate=2e-4,
             weight_decay=0.0,
-            vector_learning_rate=2e-3,
+            vector_learning_rate=3e-3,
+            warmup=50,
             ema=0.995,
             seed=110_000_000,
             loss=CodecLossConfig(),
@@ -233,13 +251,26 @@ RECIPES = {
         Recipe(
             name="dsic.scenes",
             model="dsic.scenes",
-            phases=(Phase(2400, 4, 0, SceneConfig(192, 192, max_disparity=90, surfaces=(3, 10)), _GUIDES),),
+            phases=(Phase(1400, 4, 0, SceneConfig(192, 192, max_disparity=90, surfaces=(3, 10)), _GUIDES),),
+            learning_rate=2e-4,
+            weight_decay=0.0,
+            vector_learning_rate=1e-3,
+            warmup=50,
+            ema=0.995,
+            seed=130_000_000,
+            loss=CodecLossConfig(),
+        ),
+        # from hyperprior.photos' end, for the base; --initial takes it
+        Recipe(
+            name="ffca.scenes",
+            model="ffca.scenes",
+            phases=(Phase(2400, 4, 0, SceneConfig(128, 320, max_disparity=90, surfaces=(3, 10)), _GUIDES),),
             learning_rate=0.01,
             weight_decay=0.0,
             vector_learning_rate=1e-3,
             warmup=100,
             ema=0.995,
-            seed=130_000_000,
+            seed=150_000_000,
             loss=CodecLossConfig(),
         ),
         # for --pairs: a user's own pairs, with ground truth or without, from a shipped weight

@@ -151,8 +151,7 @@ def _correction(result: Depth, depth: Depth, reduction: Reduction | None) -> tup
         share = torch.ones_like(added[..., :1, :1])
     else:
         guesses = {how: missing(how) for how in _UNKNOWN}
-        reduction = min(_UNKNOWN, key=lambda how: guesses[how].square().sum().item())
-        added = guesses[reduction]
+        added = min(guesses.values(), key=lambda guess: guess.square().sum().item())
         share = _trust(added, depth, size[1] / small[1])
     added = F.interpolate(added, size=size, mode="bicubic", antialias=True)
     if reduction == "every":  # its pixels lie at their top left corners

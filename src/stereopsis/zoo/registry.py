@@ -21,6 +21,7 @@ Family = Literal["matching", "upsampling", "compression"]
 
 MODEL_MODULES = (
     "stereopsis.compression.dsic",
+    "stereopsis.compression.ffca",
     "stereopsis.compression.hyperprior",
     "stereopsis.matching.anynet",
     "stereopsis.matching.hitnet",
