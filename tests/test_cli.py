@@ -40,7 +40,10 @@ def test_a_reader_that_leaves():
 def test_help_names_every_command(words, capsys):
     assert main(words) == 0
     text = capsys.readouterr().out
-    for command in ("demo", "match", "depth", "upsample", "doctor", "evaluate", "models", "import", "train", "scenes"):
+    for command in (
+        *("demo", "match", "depth", "upsample", "doctor", "evaluate", "models", "import", "train", "scenes"),
+        *("restore", "smooth", "board", "calibrate", "rectify", "export", "bench", "compress", "decompress", "info"),
+    ):
         assert f"• {command}" in text
 
 

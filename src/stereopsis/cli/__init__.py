@@ -55,16 +55,20 @@ def _dispatch(words: list[str]) -> int | None:
     from tyro.extras import SubcommandApp
 
     from stereopsis.cli import (
+        bench,
+        calibrate,
         compress,
         decompress,
         demo,
         depth,
         doctor,
         evaluate,
+        export,
         import_,
         info,
         match,
         models,
+        rectify,
         restore,
         scenes,
         train,
@@ -81,12 +85,17 @@ def _dispatch(words: list[str]) -> int | None:
     app.command(compress.compress)
     app.command(decompress.decompress)
     app.command(info.info)
+    app.command(calibrate.board)
+    app.command(calibrate.calibrate)
+    app.command(rectify.rectify)
     app.command(doctor.doctor)
     evaluation.command(evaluate.matching)
     evaluation.command(evaluate.upsampling)
     evaluation.command(evaluate.compression)
     app.command(evaluation, name="evaluate", help="Measure a model against ground truth.")
     app.command(models.models)
+    app.command(export.export)
+    app.command(bench.bench)
     app.command(name="import")(import_.import_)
     app.command(train.train)
     app.command(scenes.scenes)

@@ -13,13 +13,14 @@ from stereopsis.cli.console import fail, progress_bar, show_json, warn
 from stereopsis.cli.matching import (
     DEFAULT_MODEL,
     DType,
+    Runner,
     check_folder,
     check_max_disparity,
     check_numbers,
     check_stages,
     check_suffix,
     describe,
-    load_matcher,
+    load_runner,
     range_text,
 )
 
@@ -52,6 +53,8 @@ def match(
     max_disparity: int | None = None,
     device: str = "cpu",
     dtype: DType = "float32",
+    runtime: Runner = "torch",
+    graph: Path | None = None,
     confidence: Path | None = None,
     preview: Path | None = None,
     format: Literal["pfm", "png", "npy"] = "pfm",
@@ -74,6 +77,8 @@ def match(
         max_disparity: Largest disparity searched, in pixels; the model's own if not given.
         device: Where to compute, e.g. cpu or cuda.
         dtype: Precision to compute in.
+        runtime: What computes; other than torch it needs the extra "export".
+        graph: JSON file that `stereopsis export` wrote, for --runtime; if not given the model is exported for this run.
         confidence: Also write the confidence as a grey picture (for folders and videos: a folder).
         preview: Also write the disparity in colour (for folders and videos: a folder, or a video .mp4 or .avi).
         format: Kind of the files in a folder.
@@ -108,7 +113,8 @@ def match(
     if film and film.resolve() in [Path(view).resolve() for view in (left, right) if view]:
         raise ValueError(f"--preview is {film}, which holds the views; name another file.")
     video = VideoWriter(film, frames.fps) if film else None
-    network = load_matcher(model, weights, device, dtype)
+    network = load_runner(runtime, graph, model, weights, device, dtype, max_disparity)
+    model = str(network.model) if graph is not None else model
     given = {"--budget-ms": budget_ms is not None, "--warm-start": warm_start}
     check_stages(network, model, [option for option, used in given.items() if used])
     matcher = SequenceMatcher(

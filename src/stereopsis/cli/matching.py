@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from stereopsis.export.runtimes import Format
     from stereopsis.types import Disparity
     from stereopsis.zoo.registry import Family
 
 DType = Literal["float32", "bfloat16"]
+Runner = Literal["torch", "onnxruntime", "openvino"]
 DEFAULT_MODEL = "hitnet.scenes"
 
 
@@ -63,6 +65,53 @@ def check_suffix(path: Path, allowed: tuple[str, ...], option: str) -> None:
 def check_folder(path: Path, option: str) -> None:
     if path.exists() and not path.is_dir():
         raise ValueError(f"{option} is {path}, which is a file; name a folder.")
+
+
+def parse_size(value: str, option: str) -> tuple[int, int]:
+    """Width and height of text like 640x480."""
+    width, _, height = value.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise ValueError(f"{option} is {value!r}; give width and height, for example 640x480.")
+    return int(width), int(height)
+
+
+def load_runner(
+    runtime: Runner,
+    graph: Path | None,
+    name: str,
+    weights: Path | None,
+    device: str,
+    dtype: DType,
+    max_disparity: int | None,
+) -> nn.Module:
+    """A matcher in torch or in another runtime; without graphs of its own it is exported for this run.
+
+    Raises:
+        ValueError: options that exclude each other, or as :func:`load_matcher`.
+        FileNotFoundError, ModuleNotFoundError: as of :class:`~stereopsis.export.matcher.GraphMatcher`.
+    """
+    if runtime == "torch":
+        if graph is not None:
+            raise ValueError("--graph is for another runtime; give --runtime onnxruntime or openvino too.")
+        return load_matcher(name, weights, device, dtype)
+    if device != "cpu" or dtype != "float32":
+        option = f"--device {device}" if device != "cpu" else f"--dtype {dtype}"
+        raise ValueError(f"{option} is for torch; exported graphs compute in float32 on the CPU, so leave it out.")
+    if graph is not None and weights is not None:
+        raise ValueError("--weights and --graph exclude each other; a graph holds its weights.")
+    from tempfile import TemporaryDirectory
+
+    from stereopsis.export import export_model
+    from stereopsis.export.matcher import GraphMatcher
+    from stereopsis.zoo import get_entry
+
+    if graph is not None:
+        return GraphMatcher(graph, runtime)
+    network = load_matcher(name, weights)
+    with TemporaryDirectory() as folder:
+        written: Format = "onnx" if runtime == "onnxruntime" else "openvino"
+        done = export_model(get_entry(name), network, folder, format=written, dynamic=True, max_disparity=max_disparity)
+        return GraphMatcher(done.description, runtime)
 
 
 def load_matcher(name: str, weights: Path | None = None, device: str = "cpu", dtype: DType = "float32") -> nn.Module:

@@ -140,6 +140,14 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, images: Sequence[Float[Tensor, "b _ h w"]], canvas: Canvas) -> Iterator[Tensor]:
         """Features of all images in one batch, from coarse to fine; each scale is computed when it is asked for."""
+        *skips, x = self.contract(images, canvas)
+        yield x
+        for scale, skip in enumerate(reversed(skips)):
+            x = self.expand(scale, x, skip)
+            yield x
+
+    def contract(self, images: Sequence[Float[Tensor, "b _ h w"]], canvas: Canvas) -> list[Tensor]:
+        """The downward half: maps at 1/4, 1/8 and 1/16; the last are that scale's features."""
         first, second = cast(tuple[nn.Conv2d, Preconv], self.stem)
         assert first.bias is not None
         x = second(canvas.convolved(images, first.weight, first.bias))
@@ -148,11 +156,12 @@ class FeatureExtractor(nn.Module):
             _, widen, again = cast(tuple[nn.Module, Preconv, Preconv], down)
             x = again(widen(x, pool=True))
             skips.append(x)
-        yield x
-        for up, skip in zip(self.up, reversed(skips[:-1]), strict=True):
-            merge, again = cast(tuple[Preconv, Preconv], up)
-            x = again(merge(skip, enlarge(x, skip.shape[-2:], align_corners=self.align_corners)))
-            yield x
+        return skips
+
+    def expand(self, scale: int, x: Float[Tensor, "b _ h w"], skip: Float[Tensor, "b _ H W"]) -> Tensor:
+        """A step upwards: the features of 1/8 (scale 0) or 1/4 (1) from the coarser ones and that scale's map."""
+        merge, again = cast(tuple[Preconv, Preconv], self.up[scale])
+        return again(merge(skip, enlarge(x, skip.shape[-2:], align_corners=self.align_corners)))
 
 
 # --- matching
@@ -378,7 +387,7 @@ class AnyNet(nn.Module):
                 features = next(pyramid)
                 if stage == 1 and estimate is not None and start is not None:
                     estimate = self._better(features, estimate, start)
-                estimate = self._match(stage, features, candidates, size, estimate)
+                estimate = self.match(stage, features, candidates, size, estimate)
             yield estimate
         if self.refine is not None and estimate is not None:
             with self._precision(left):
@@ -397,9 +406,10 @@ class AnyNet(nn.Module):
         chosen = F.interpolate((second < first).float(), size=known.shape[-2:], mode="nearest").bool() & known
         return replace(estimate, disparity=torch.where(chosen, maps[1], maps[0]))
 
-    def _match(
+    def match(
         self, stage: int, features: Tensor, candidates: int, size: torch.Size, previous: AnyNetEstimate | None
     ) -> AnyNetEstimate:
+        """One of the three matching stages, from both views' features and the stage before; for exporters too."""
         left, right = features.float().chunk(2)
         if previous is None:
             volume, first = absolute_volume(left, right, candidates), 0

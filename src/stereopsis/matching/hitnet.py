@@ -33,13 +33,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stereopsis.ops.fused_conv import conv_leaky
 from stereopsis.ops.tile_match import TILE, matching_cost, right_tile_padding, tile_match
 from stereopsis.ops.tile_plane import expand_plane, split_tiles
 from stereopsis.ops.tile_warp import tile_warp_cost
@@ -91,9 +92,22 @@ class HITNetConfig:
         return max(TILE * 2 ** (self.scales - 1), 2 ** (len(self.feature_channels) - 1))
 
 
-def _conv(c_in: int, c_out: int, kernel: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+class ActivatedConv(nn.Sequential):
+    """A convolution and a leaky ReLU."""
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o _ _"]:
+        return conv_leaky(x, cast(nn.Conv2d, self[0]), 0.2)
+
+
+def _conv(c_in: int, c_out: int, kernel: int, stride: int = 1, dilation: int = 1) -> ActivatedConv:
     padding = dilation * (kernel // 2) if stride == 1 else (kernel - stride) // 2
-    return nn.Sequential(nn.Conv2d(c_in, c_out, kernel, stride, padding, dilation), nn.LeakyReLU(0.2, inplace=True))
+    return ActivatedConv(nn.Conv2d(c_in, c_out, kernel, stride, padding, dilation), nn.LeakyReLU(0.2, inplace=True))
+
+
+def _beside(features: Tensor, hypothesis: Float[Tensor, "b c h w"]) -> Tensor:
+    """A hypothesis in the precision of features, and with the channels last as they have them: otherwise neither they
+    together nor any map computed of them would, and convolutions take up to four times as long."""
+    return hypothesis.to(features.dtype, memory_format=torch.channels_last)
 
 
 class ResidualBlock(nn.Module):
@@ -105,7 +119,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, dilation, dilation)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        return F.leaky_relu(self.conv2(self.conv1(x)) + x, 0.2)
+        return F.leaky_relu_(self.conv2(self.conv1(x)).add_(x), 0.2)
 
 
 class FeatureExtractor(nn.Module):
@@ -203,10 +217,11 @@ class Propagation(nn.Module):
     ) -> list[tuple[Float[Tensor, "b 16 th tw"], Float[Tensor, "b 1 th tw"]]]:
         """Updated hypotheses, each with its w."""
         augmented = []  # a of Eq. 7
+        exact = left.float(), right.float()
         for h in hypotheses:
-            costs = tile_warp_cost(left, right, expand_plane(h[:, :PLANE], TILE))
+            costs = tile_warp_cost(*exact, expand_plane(h[:, :PLANE], TILE))
             cost = self.cost(costs.to(left.dtype))
-            augmented += [h.to(cost.dtype), cost]
+            augmented += [_beside(cost, h), cost]
         update = self.update(self.blocks(self.conv(torch.cat(augmented, dim=1)))).float()
         deltas = update.chunk(len(hypotheses), dim=1)
         return [(h + delta[:, :-1], delta[:, -1:]) for h, delta in zip(hypotheses, deltas, strict=True)]
@@ -225,7 +240,7 @@ class Refinement(nn.Module):
     def forward(
         self, feature: Float[Tensor, "b c h w"], hypothesis: Float[Tensor, "b 16 h w"]
     ) -> Float[Tensor, "b 16 h w"]:
-        x = self.reduce(torch.cat([feature, hypothesis.to(feature.dtype)], dim=1))
+        x = self.reduce(torch.cat([feature, _beside(feature, hypothesis)], dim=1))
         return hypothesis + self.update(self.blocks(self.conv(x))).float()
 
 
@@ -358,17 +373,31 @@ class HITNet(nn.Module):
         multiple = self.config.size_multiple
         wide, high = -width % multiple, -height % multiple
         grey = self.config.padding == "grey"
-        pad, mode = ((0, wide, 0, high), "constant") if grey else ((wide, 0, 0, high), "replicate")
+        pad, mode, value = ((0, wide, 0, high), "constant", 0.5) if grey else ((wide, 0, 0, high), "replicate", None)
         inner = (..., slice(height), slice(width) if grey else slice(wide, None))
-        left, right = (F.pad(2 * self._channels(view) - 1, pad, mode) for view in (left, right))
-        with torch.autocast(left.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32):
-            stages = self.stages(left, right, max_disparity)
-        disparity = stages.refined[-1][:, :1][inner]
+        left, right = (F.pad(self._channels(view), pad, mode, value) for view in (left, right))
+        disparity, confidence = (values[inner] for values in self.maps(left, right, max_disparity))
         valid = disparity.isfinite()
         disparity = torch.where(valid, disparity.clamp(min=0), 0.0)
-        _, w = stages.selected[-1]
-        confidence = self._confidence(F.interpolate(w, scale_factor=TILE, mode="nearest")[inner])
         return Disparity(disparity, valid, torch.where(valid & confidence.isfinite(), confidence, 0.0))
+
+    def maps(
+        self,
+        left: Float[Tensor, "b c h w"],
+        right: Float[Tensor, "b c h w"],
+        max_disparity: int | None = None,
+    ) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b 1 h w"]]:
+        """Disparity, as the network leaves it, and confidence; for padded views, and for exporters.
+
+        Args:
+            left, right: images in [0, 1]; sides are multiples of ``config.size_multiple``.
+            max_disparity: as in :meth:`forward`.
+        """
+        left, right = (2 * self._channels(view) - 1 for view in (left, right))
+        with torch.autocast(left.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32):
+            stages = self.stages(left, right, max_disparity)
+        _, w = stages.selected[-1]
+        return stages.refined[-1][:, :1], self._confidence(F.interpolate(w, scale_factor=TILE, mode="nearest"))
 
     def _channels(self, image: Tensor) -> Tensor:
         if image.shape[1] == self.config.in_channels:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stereopsis.ops import native
+from stereopsis.ops.portable import portable
 
 EMPTY = 1e-6  # support, and sum of weights, below which nothing was sampled
 
@@ -67,9 +68,8 @@ def kernel_average(
         mask = None if valid is None else valid.float().contiguous()
         tensors = (values.contiguous(), weights.contiguous(), shifts.contiguous(), mask)
         return _NativeKernelAverage.apply(*tensors, radius, residual, zeros_outside)
-    return kernel_average_reference(
-        values, weights, shifts, radius=radius, valid=valid, residual=residual, zeros_outside=zeros_outside
-    )
+    form = kernel_average_portable if portable() else kernel_average_reference
+    return form(values, weights, shifts, radius=radius, valid=valid, residual=residual, zeros_outside=zeros_outside)
 
 
 def kernel_average_reference(
@@ -95,12 +95,19 @@ def kernel_average_reference(
         plain = plain + sample
         weight = weight + w * known
         support = support + known
+    return _averaged(weighted, plain, weight, support, weights.shape[1], residual)
+
+
+def _averaged(
+    weighted: Tensor, plain: Tensor, weight: Tensor, support: Tensor, n: int, residual: bool
+) -> tuple[Tensor, Tensor]:
+    """The average and its support, from sums over the n samples: of w a, a, w c and c."""
     covered = (support > EMPTY) & (weight > EMPTY * EMPTY)
     if residual:
         result = weighted - weight / torch.where(covered, support, 1.0) * plain
     else:
         result = weighted / torch.where(covered, weight, 1.0)
-    share = torch.where(covered, support, 0.0).detach() / weights.shape[1]
+    share = torch.where(covered, support, 0.0).detach() / n
     return torch.where(covered, result, 0.0), share
 
 
@@ -131,6 +138,38 @@ def _sample(
             counted = present | ~inside if zeros_outside else present
             known = known + share * counted
     return sample, known
+
+
+def kernel_average_portable(
+    values: Float[Tensor, "b c h w"],
+    weights: Float[Tensor, "b n h w"],
+    shifts: Float[Tensor, "b 2*n h w"],
+    *,
+    radius: int = 7,
+    valid: Bool[Tensor, "b 1 h w"] | None = None,
+    residual: bool = False,
+    zeros_outside: bool = False,
+) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b 1 h w"]]:
+    """:func:`kernel_average` for other runtimes: all samples in one ``grid_sample``."""
+    b, c, h, w = values.shape
+    n = weights.shape[1]
+    known = torch.ones_like(values[:, :1]) if valid is None else valid.to(values.dtype)
+    # what counts as missing is taken from 1 where the outside is known, and sampled itself where it is not
+    sources = torch.cat([values * known, 1 - known if zeros_outside else known], dim=1)
+    wanted = shifts.view(b, n, 2, h, w)
+    shift = wanted.clamp(-radius, radius)
+    # beyond the window's edge only the pixel on it counts, with what is left of its share
+    share = (1 - (wanted - shift).abs()).clamp(min=0).prod(2, keepdim=True)
+    columns, rows = (torch.arange(side, dtype=values.dtype) for side in (w, h))
+    # from 0 … side - 1 to grid_sample's -1 … 1
+    x = 2 * (columns + shift[:, :, 0]) / columns[-1:].clamp(min=1) - 1
+    y = 2 * (rows[:, None] + shift[:, :, 1]) / rows[-1:].clamp(min=1) - 1
+    grid = torch.stack([x, y], dim=-1).view(b, n * h, w, 2)
+    samples = F.grid_sample(sources, grid, align_corners=True).view(b, c + 1, n, h, w).transpose(1, 2) * share
+    sample, count = samples.split([c, 1], dim=2)
+    count = 1 - count if zeros_outside else count
+    each = weights[:, :, None]
+    return _averaged((each * sample).sum(1), sample.sum(1), (each * count).sum(1), count.sum(1), n, residual)
 
 
 def kernels_of_maps(

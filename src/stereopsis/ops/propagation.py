@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stereopsis.ops import native
+from stereopsis.ops.portable import Carry, portable, scan
 
 TINY = 1e-8  # keeps gates that are all 0 from becoming NaN (the authors' code)
 
@@ -60,6 +61,8 @@ def propagate_reference(
     # columns first, so that a step reads whole rows of memory
     above, beside, below = gates.permute(1, 4, 0, 2, 3).contiguous().unbind(0)
     own = ((1 - gates.sum(1)) * x).permute(3, 0, 1, 2).contiguous()
+    if portable():
+        return _scanned(own, above, beside, below)
     previous = own[0]
     out = [previous]
     for column in range(1, width):
@@ -69,6 +72,19 @@ def propagate_reference(
         previous = torch.addcmul(previous, below[column], tall[..., 2:])
         out.append(previous)
     return torch.stack(out, dim=-1)
+
+
+def _scanned(own: Tensor, above: Tensor, beside: Tensor, below: Tensor) -> Tensor:
+    """The columns one by one, whatever the width."""
+
+    def step(carry: Carry, column: Carry) -> tuple[Carry, Tensor]:
+        own, above, beside, below = column
+        tall = F.pad(carry[0], (1, 1))
+        new = own + above * tall[..., :-2] + beside * tall[..., 1:-1] + below * tall[..., 2:]
+        return (new,), new.clone()
+
+    _, out = scan(step, (torch.zeros_like(own[0]),), (own, above, beside, below))
+    return out.permute(1, 2, 3, 0)
 
 
 def _native_propagate(x: Tensor, gates: Tensor, normalize: bool) -> Tensor:

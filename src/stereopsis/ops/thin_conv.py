@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stereopsis.ops import native
+from stereopsis.ops.portable import portable
 from stereopsis.ops.slice_conv import slice_conv
 
 Norm = nn.BatchNorm2d | nn.BatchNorm3d
@@ -64,7 +65,7 @@ def thin_conv_reference(
     if kernel.dim() == 4:
         return F.conv2d(x, kernel, bias, stride=stride, padding=1)
     # the 2-D form is for inference on a CPU; accelerators and their gradients prefer the plain one
-    thin = x.device.type == "cpu" and not x.requires_grad
+    thin = x.device.type == "cpu" and not x.requires_grad and not portable()
     return slice_conv(x, kernel, bias) if thin else F.conv3d(x, kernel, bias, padding=1)
 
 

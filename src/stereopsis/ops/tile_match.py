@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stereopsis.ops import native
+from stereopsis.ops.portable import Carry, portable, scan
 
 TILE = 4
 
@@ -64,6 +65,8 @@ def tile_match(
         raise ValueError(f"{shapes}; batch, channels and rows of the tiles must agree.")
     if native.usable(left, right) and (exclude is None or native.usable(exclude)):
         return _tile_match_native(left, right, max_disparity, exclude, band)
+    if portable() and exclude is None:
+        return tile_match_portable(left, right, max_disparity)
     return tile_match_reference(left, right, max_disparity, exclude, band)
 
 
@@ -97,6 +100,36 @@ def tile_match_reference(
         best_cost = torch.where(better, cost, best_cost)
         best.masked_fill_(better, float(d))
     return best[:, None]
+
+
+def tile_match_portable(
+    left: Float[Tensor, "b c h w"], right: Float[Tensor, "b c h 4*w"], max_disparity: int
+) -> Float[Tensor, "b 1 h w"]:
+    """:func:`tile_match` for other runtimes: a step answers for four disparities, and steps are those of a loop."""
+    b, _, h, w = left.shape
+    # disparity 4 q + r meets column 4 (x - q) + 1 - r: the four phases, moved by a tile at each step, serve all q
+    padded = F.pad(right[..., :-2], (2, 0, 0, 0), "replicate")
+    phases = padded.unflatten(3, (w, TILE)).permute(0, 1, 4, 2, 3).flip(2)
+    border = right[:, :, None, :, :1].expand(-1, -1, TILE, -1, -1)
+    phase = torch.arange(TILE, dtype=left.dtype).view(1, TILE, 1, 1)
+
+    def step(carry: Carry, slices: Carry) -> tuple[Carry, Tensor]:
+        left, phases, border, phase, best_cost, best = carry
+        candidates = TILE * slices[0] + phase
+        cost = (left - phases).abs().sum(1)
+        cost = torch.where(candidates < max_disparity, cost, float("inf"))
+        lowest = cost.amin(1, keepdim=True)
+        # not argmin, as runtimes differ in which of several equal costs they name
+        found = torch.where(cost == lowest, candidates, float(max_disparity)).amin(1, keepdim=True)
+        better = lowest < best_cost
+        moved = torch.cat([border, phases[..., :-1]], dim=-1)
+        carry = (left.clone(), moved, border.clone(), phase.clone())
+        return (*carry, torch.where(better, lowest, best_cost), torch.where(better, found, best)), slices[0].clone()
+
+    start = torch.full((b, 1, h, w), float("inf"), dtype=left.dtype)
+    steps = torch.arange(-(-max_disparity // TILE), dtype=left.dtype)
+    carry = (left[:, :, None], phases, border, phase, start, torch.zeros_like(start))
+    return scan(step, tuple(t.contiguous() for t in carry), (steps,))[0][-1]
 
 
 def _tile_match_native(left: Tensor, right: Tensor, max_disparity: int, exclude: Tensor | None, band: float) -> Tensor:

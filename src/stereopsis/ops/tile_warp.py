@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from stereopsis.ops import native
+from stereopsis.ops.portable import portable
 
 TILE = 4
 
@@ -48,6 +50,8 @@ def tile_warp_cost(
         )
     if native.usable(left.detach().float(), disparity):
         return _NativeTileWarpCost.apply(left.float(), right.float(), disparity)
+    if portable():
+        return tile_warp_cost_portable(left, right, disparity)
     return tile_warp_cost_reference(left, right, disparity)
 
 
@@ -62,6 +66,25 @@ def tile_warp_cost_reference(
         warped = warp_rows(right, column - disparity - offset)
         kinds.append((left - warped).abs().sum(1))
     costs = torch.stack(kinds, dim=-1).reshape(b, h // TILE, TILE, w // TILE, TILE, 4)
+    return costs.permute(0, 2, 4, 5, 1, 3).reshape(b, TILE * TILE * 4, h // TILE, w // TILE)
+
+
+def tile_warp_cost_portable(
+    left: Float[Tensor, "b c h w"], right: Float[Tensor, "b c h w"], disparity: Float[Tensor, "b 1 h w"]
+) -> Float[Tensor, "b 64 th tw"]:
+    """:func:`tile_warp_cost` for other runtimes: pixels are rows of a table, of which four are looked up for each."""
+    b, c, h, w = left.shape
+    pixels, table = (e.float().permute(0, 2, 3, 1).reshape(-1, c) for e in (left, right))
+    position = (torch.arange(w, dtype=torch.float32) - disparity.float()).view(b * h, w)
+    whole = position.floor()
+    weight = (position - whole).view(-1, 1)
+    # clamped before it becomes an integer, so that no disparity is too large for one
+    column = whole.clamp(-2, w).long()
+    row = w * torch.arange(b * h).view(-1, 1)
+    taps = [table.index_select(0, (row + (column + step).clamp(0, w - 1)).flatten()) for step in (2, 1, 0, -1)]
+    warped = [near + weight * (far - near) for far, near in pairwise(taps)]
+    kinds = [pixels.abs().sum(1), *((pixels - view).abs().sum(1) for view in warped)]
+    costs = torch.stack(kinds, dim=-1).view(b, h // TILE, TILE, w // TILE, TILE, 4)
     return costs.permute(0, 2, 4, 5, 1, 3).reshape(b, TILE * TILE * 4, h // TILE, w // TILE)
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from stereopsis.ops.portable import portable
+
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
@@ -82,10 +84,11 @@ def over_rows(kernel: Callable[[int, int], object], rows: int, *, step: int = 1)
 
 
 def usable(*tensors: Tensor) -> bool:
-    """True where the kernels take these tensors: float32 on the CPU, and not while torch traces what is done."""
+    """True where the kernels take these tensors: float32 on the CPU, and not while what is done is traced."""
     return (
         all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
         and not torch.compiler.is_compiling()
+        and not portable()
         and library() is not None
     )
 
