@@ -12,8 +12,7 @@ from stereopsis.upsampling.classical import JointBilateral, JointBilateralConfig
 from stereopsis.upsampling.dkn import DKN, DKNConfig
 from stereopsis.upsampling.resample import enlarge, reduce
 from stereopsis.upsampling.restoration import denoise, remove_texture, restore, upsample_saliency
-from stereopsis.zoo import get_entry, load
-from stereopsis.zoo.weights import SHIPPED
+from stereopsis.zoo import load
 
 NOISE = 0.005**0.5  # the paper's variance, of maps in [0, 1]
 BILATERAL = JointBilateral(JointBilateralConfig(radius=6, step=1, sigma_space=3.0, sigma_color=0.05))
@@ -190,15 +189,8 @@ def test_saliency_of_an_eighth_follows_the_object(scenes):
     assert (ours - truth).abs().mean() < 0.75 * (bicubic - truth).abs().mean()
 
 
-def _trained():
-    entry = get_entry("fdkn.denoise")
-    if not (SHIPPED / entry.weights_file).is_file():
-        pytest.skip("fdkn.denoise is not shipped yet")
-    return load("fdkn.denoise")
-
-
 def test_the_papers_noise_falls_and_edges_remain(scenes):
-    model, (image, truth) = _trained(), scenes
+    model, (image, truth) = load("fdkn.denoise"), scenes
     noisy = _noisy(truth)
     with torch.inference_mode():
         found = denoise(model, image, _depth(noisy)).depth
@@ -210,7 +202,7 @@ def test_the_papers_noise_falls_and_edges_remain(scenes):
 
 
 def test_a_clean_map_keeps_its_edges(scenes):
-    model, (image, truth) = _trained(), scenes
+    model, (image, truth) = load("fdkn.denoise"), scenes
     with torch.inference_mode():
         found = denoise(model, image, _depth(truth)).depth
     known = torch.ones_like(truth, dtype=torch.bool)

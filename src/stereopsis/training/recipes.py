@@ -186,6 +186,24 @@ def _upsampling(
     )
 
 
+def _codec(name: str, steps: int, seed: int, crop: tuple[int, int, int], predictor_rate: float = 1e-3) -> Recipe:
+    """Crops of this height, width and largest disparity."""
+    height, width, disparity = crop
+    scene = SceneConfig(height, width, max_disparity=disparity, surfaces=(3, 10))
+    return Recipe(
+        name=name,
+        model=name,
+        phases=(Phase(steps, 4, 0, scene, _GUIDES),),
+        learning_rate=2e-4,
+        weight_decay=0.0,
+        vector_learning_rate=predictor_rate,
+        warmup=50,
+        ema=0.995,
+        seed=seed,
+        loss=CodecLossConfig(),
+    )
+
+
 RECIPES = {
     recipe.name: recipe
     for recipe in (
@@ -235,44 +253,10 @@ RECIPES = {
         _upsampling("fdkn.unguided", 1200, 98_000_000, ANY_SENSOR, relative=True),
         _upsampling("fdkn.denoise", 800, 95_000_000, SensorConfig((1, 1), noise=0.12, blind=0.05, misaligned=0.3)),
         _upsampling("dkn_x8.scenes", 1600, 100_000_000, _sensor(8)),
-        Recipe(
-            name="hyperprior.photos",
-            model="hyperprior.photos",
-            phases=(Phase(3000, 4, 0, SceneConfig(192, 192, max_disparity=80, surfaces=(3, 10)), _GUIDES),),
-            learning_rate=2e-4,
-            weight_decay=0.0,
-            vector_learning_rate=3e-3,
-            warmup=50,
-            ema=0.995,
-            seed=110_000_000,
-            loss=CodecLossConfig(),
-        ),
-        # from hyperprior.photos' end, for both views; --initial takes it
-        Recipe(
-            name="dsic.scenes",
-            model="dsic.scenes",
-            phases=(Phase(1400, 4, 0, SceneConfig(192, 192, max_disparity=90, surfaces=(3, 10)), _GUIDES),),
-            learning_rate=2e-4,
-            weight_decay=0.0,
-            vector_learning_rate=1e-3,
-            warmup=50,
-            ema=0.995,
-            seed=130_000_000,
-            loss=CodecLossConfig(),
-        ),
-        # from hyperprior.photos' end, for the base; --initial takes it
-        Recipe(
-            name="ffca.scenes",
-            model="ffca.scenes",
-            phases=(Phase(2400, 4, 0, SceneConfig(128, 320, max_disparity=90, surfaces=(3, 10)), _GUIDES),),
-            learning_rate=0.01,
-            weight_decay=0.0,
-            vector_learning_rate=1e-3,
-            warmup=100,
-            ema=0.995,
-            seed=150_000_000,
-            loss=CodecLossConfig(),
-        ),
+        _codec("hyperprior.photos", 3000, 110_000_000, (192, 192, 80), predictor_rate=3e-3),
+        # both from hyperprior.photos' end, for both views or for the base; --initial takes it
+        _codec("dsic.scenes", 1400, 130_000_000, (192, 192, 90)),
+        _codec("ffca.scenes", 2400, 150_000_000, (128, 320, 90)),
         # for --pairs: a user's own pairs, with ground truth or without, from a shipped weight
         Recipe(
             name="hitnet.finetune",
