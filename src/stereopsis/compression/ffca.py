@@ -56,7 +56,6 @@ from stereopsis.compression.bitstream import Stream
 from stereopsis.compression.codec import SideView, SideViewCodec
 from stereopsis.compression.dsic import disparity_warp
 from stereopsis.compression.hyperprior import FAST, Hyperprior, HyperpriorConfig, Reconstruction, pad_to_stride
-from stereopsis.compression.integer import IntegerConv
 from stereopsis.compression.layers import IGDN, conv
 from stereopsis.compression.losses import Metric, RateDistortion, rate_distortion_loss
 from stereopsis.ops.cost_volume import residual_volume
@@ -435,7 +434,7 @@ class FFCA(SideViewCodec):
     def start_from(self, hyperprior: Mapping[str, Tensor]) -> None:
         """Take what a trained hyperprior codec of these widths knows.
 
-        Where it has one pass, the second pass starts with the predictions of the first.
+        Where it has one pass, the second pass starts with the predictions of the first, which is how one is made.
 
         Args:
             hyperprior: its state.
@@ -453,17 +452,6 @@ class FFCA(SideViewCodec):
                     "take one of the same widths."
                 )
             target.copy_(value)
-        if self.config.base.checkerboard and not any(name.startswith("context") for name in hyperprior):
-            first, last = self.base.entropy_parameters
-            assert isinstance(first, IntegerConv)
-            assert isinstance(last, IntegerConv)
-            # means and indices are raised so far that ReLU lets them pass
-            raised = torch.full_like(first.bias, 32.0)
-            raised[: self.config.base.latent] = 64.0
-            for layer, sign in ((first, 1), (last, -1)):
-                nn.init.zeros_(layer.weight)
-                layer.weight[:, : len(raised), 0, 0] = torch.eye(len(raised))
-                layer.bias.copy_(sign * raised)
         self.forget()
 
     def finalize(self) -> None:

@@ -15,7 +15,8 @@ steps they are rounded in, for each channel, and what ``g_s`` multiplies the ste
 Everything between the symbols and ``mean, scale`` is computed in whole numbers (:mod:`stereopsis.compression.integer`).
 A mean is a multiple of 1/64 and what is coded is a whole number, so that the pixels alone feel float noise.
 
-Deviations from the papers: ReLU in place of leaky ReLU, to be simple where h_s is exact; gains of z that are constant
+Deviations from the papers: ReLU in place of leaky ReLU, to be simple where h_s is exact; a second pass that corrects
+what h_s says, which the first pass takes as it is, in place of one network for both; gains of z that are constant
 between qualities; inverse gains of z that are the reciprocals of the gains; no auxiliary loss, because tables are
 centred on the median when they are built.
 """
@@ -69,6 +70,7 @@ from stereopsis.zoo.registry import register
 STRIDE = 64  # pixels of the input in one of z
 GAIN_BITS = 12  # behind the point of stored gains and their reciprocals
 STEP_BITS = 16  # behind the point of the stored steps of z
+CORRECTION_BITS = 4  # by which table indices, up to 63, are shrunk before a network takes them
 FAST = torch.channels_last  # a third of the time of the default on CPUs
 
 
@@ -162,11 +164,16 @@ class Hyperprior(PairCodec):
         self._start_of_scales()
 
     def _start_of_scales(self) -> None:
-        """Let training start at scales about 1, where likelihoods have gradients."""
-        last = (self.entropy_parameters if self.config.checkerboard else self.h_s)[-1]
+        """Let training start at scales about 1, where likelihoods have gradients, and without a second opinion."""
+        last = self.h_s[-1]
         assert isinstance(last, IntegerConv)
         with torch.no_grad():
             last.bias[self.config.latent :] = -math.log(SCALE_MIN) / SCALE_STEP
+            if self.config.checkerboard:
+                correction = self.entropy_parameters[-1]
+                assert isinstance(correction, IntegerConv)
+                correction.weight.zero_()
+                correction.bias.zero_()
 
     # --- training
 
@@ -238,14 +245,11 @@ class Hyperprior(PairCodec):
         return gain, inverse, self.log_gain_z[quality.round().long() - 1].exp()[..., None, None]
 
     def _predict(self, features: Tensor, context: Tensor | None = None) -> Tensor:
-        """Mean and table index, unscaled, from features and what the first pass coded."""
-        if not self.config.checkerboard:
-            return features
+        """Mean and table index, unscaled: what h_s says, in the second pass corrected by what the first one coded."""
         if context is None:
-            context = torch.zeros_like(features[:, : self.config.latent])
-        else:
-            context = self.context(context)
-        return self.entropy_parameters(torch.cat([features, context], 1))
+            return features
+        known = torch.cat([to_fixed(features / 2**CORRECTION_BITS), self.context(context)], 1)
+        return features + self.entropy_parameters(known)
 
     @staticmethod
     def _split(parameters: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
@@ -365,13 +369,10 @@ class Hyperprior(PairCodec):
 
     def _exact_predict(self, features: Tensor, context: Tensor | None = None) -> Tensor:
         """:meth:`_predict` in whole numbers."""
-        if not self.config.checkerboard:
-            return features
         if context is None:
-            context = torch.zeros_like(features[:, : self.config.latent])
-        else:
-            context = self.context.integer(context)
-        return self.entropy_parameters.integer(torch.cat([features, context], 1))
+            return features
+        small = to_activation(shift_right(features.long(), CORRECTION_BITS))
+        return features + self.entropy_parameters.integer(torch.cat([small, self.context.integer(context)], 1))
 
     def _exact_split(self, parameters: Tensor, level: int) -> tuple[Int64[Tensor, "m h w"], Int64[Tensor, "m h w"]]:
         """:meth:`_split` in whole numbers: means in 1/64 and table indices."""

@@ -293,7 +293,7 @@ def _hyperprior(model: Hyperprior) -> Plan:
     graphs = [
         graph("g_a", _Shifted(model.g_a, -0.5, 0.0), ("image", 1), "y"),
         graph("h_a", model.h_a, ("y", 16), "z"),
-        graph("h_s", _FixedPoint(model.h_s), ("z", STRIDE), "features" if model.config.checkerboard else "parameters"),
+        graph("h_s", _FixedPoint(model.h_s), ("z", STRIDE), "parameters"),
         graph("g_s", _Shifted(model.g_s, 0.0, 0.5), ("y", 16), "image_hat"),
     ]
     return Plan(tuple(graphs), Placement(STRIDE), lambda h, w, seed: {"image": pattern(h, w, seed)})
