@@ -1,0 +1,100 @@
+"""The ablation of FFCA-Net (the paper's Table 3): what each part of the decoder saves of the main view's bits.
+
+``ffca_ablation.py --data MANIFEST --out DIR [--steps 400] [--every N] [VARIANT ...]`` trains every variant from
+``hyperprior.photos`` on the same scenes, codes left views with the right ones as the camera gave them, and writes
+BD-rates against the variant without alignment to ``results/ffca_ablation.json``. A variant that DIR holds is not
+trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from readme_table import data_set
+
+import stereopsis
+from stereopsis.compression.ffca import ABLATIONS, FFCA, FFCAConfig, ablation
+from stereopsis.evaluation.benchmarks import BenchmarkPair, read_manifest
+from stereopsis.evaluation.codecs import main_view_coder
+from stereopsis.evaluation.compression import curve_of, rate_between
+from stereopsis.io import read_image
+from stereopsis.io.atomic import atomic_write
+from stereopsis.memory import keep_large_blocks
+from stereopsis.training.loop import train
+from stereopsis.training.recipes import RECIPES, Recipe
+
+RESULTS = Path(__file__).parent / "results" / "ffca_ablation.json"
+SETS = ("KITTI", "Middlebury")
+QUALITIES = (1, 3, 5, 7)
+BASELINE = next(iter(ABLATIONS))
+
+
+def shortened(steps: int) -> Recipe:
+    recipe = RECIPES["ffca.scenes"]
+    return replace(recipe, phases=(replace(recipe.phases[0], steps=steps),), ema=0.98)
+
+
+def trained(variant: str, recipe: Recipe, folder: Path) -> FFCA:
+    """The variant at the end of the run, as its moving average."""
+    codec = FFCA(ablation(FFCAConfig(), variant), "ffca.scenes")
+    checkpoint = folder / "checkpoint.pt"
+    if not checkpoint.is_file():
+        torch.manual_seed(recipe.seed)
+        codec.start_from(stereopsis.load("hyperprior.photos").state_dict())
+        train(
+            recipe, codec, folder, progress=lambda step, steps, means: print(variant, step, means["loss"], flush=True)
+        )
+    codec.load_state_dict(torch.load(checkpoint, weights_only=True)["ema"])
+    codec.compute_dtype = torch.float32
+    codec.finalize()
+    return codec.eval()
+
+
+@torch.inference_mode()
+def curves(codec: FFCA, pairs: list[BenchmarkPair], side: bool = True) -> dict[str, Any]:
+    """The points of every pair."""
+    coder, found = main_view_coder(codec, QUALITIES, side), {}
+    for pair in pairs:
+        views = [(read_image(p) * 255).round().byte().permute(1, 2, 0).numpy() for p in (pair.left, pair.right)]
+        found[pair.id] = curve_of(coder, [np.ascontiguousarray(view) for view in views])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("variants", nargs="*", default=list(ABLATIONS))
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--every", type=int, default=1)
+    options = parser.parse_args()
+    keep_large_blocks()
+    pairs = [pair for pair in read_manifest(options.data) if data_set(pair.group) in SETS][:: options.every]
+    found: dict[str, dict[str, Any]] = {}
+    for variant in options.variants:
+        codec = trained(variant, shortened(options.steps), options.out / variant.replace("/", "").replace(" ", "_"))
+        found[variant] = curves(codec, pairs)
+        print(variant, "measured", flush=True)
+    groups = {name: [pair.id for pair in pairs if data_set(pair.group) == name] for name in SETS}
+    result: dict[str, Any] = {"steps": options.steps, "pairs": {name: len(ids) for name, ids in groups.items()}}
+    print("| variant | " + " | ".join(f"{name}, BD-rate" for name in SETS) + " |\n|---" + "|--:" * len(SETS) + "|")
+    for variant, points in found.items():
+        row = {}
+        for name, ids in groups.items():
+            rates = [rate_between(found[BASELINE][i], points[i], "bpp", "psnr") for i in ids]
+            row[name] = fmean(rate for rate in rates if rate is not None)
+        result[variant] = row
+        print(f"| {variant} | " + " | ".join(f"{rate:+.1f} %" for rate in row.values()) + " |")
+    with atomic_write(RESULTS) as partial:
+        partial.write((json.dumps(result, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
