@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo pictures test lint types clean
+.PHONY: help demo pictures test lint types docs dist clean
 
 help:
 	@echo "make demo      a real pair to disparity, depth, points and a report"
@@ -13,6 +13,8 @@ help:
 	@echo "make test      the tests"
 	@echo "make lint      ruff: rules and formatting"
 	@echo "make types     mypy"
+	@echo "make docs      the site, in out/site"
+	@echo "make dist      sdist and wheel in dist, and the wheel tried in an empty environment"
 	@echo "make clean     remove .venv and caches"
 
 demo: $(INSTALLED)
@@ -30,6 +32,12 @@ lint: $(INSTALLED)
 
 types: $(INSTALLED)
 	$(BIN)/mypy
+
+docs: $(INSTALLED)
+	$(BIN)/mkdocs build --strict --quiet
+
+dist: $(INSTALLED)
+	$(BIN)/python .ci/dist.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,6 +17,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from pictures import save_small
 from readme_table import data_set
 
 import stereopsis
@@ -118,7 +119,7 @@ def draw(curves: Curves, sets: dict[str, list[str]]) -> None:
             )
             axis.grid(alpha=0.3)
     axes[0][0].legend(fontsize=8)
-    figure.savefig(PICTURE, dpi=75, pil_kwargs={"optimize": True})
+    save_small(figure, PICTURE, dpi=75, colors=64)
 
 
 def main() -> None:

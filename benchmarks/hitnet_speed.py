@@ -1,9 +1,9 @@
 """HITNet by the clock, beside its references in plain torch and OpenCV's SGBM_HH in the same process, and its parts.
 
-``python benchmarks/hitnet_speed.py [--size 640x480] [--max-disparity 128]`` writes ``results/hitnet_speed.json``: the
-medians of calls that took turns, their ratios to SGBM_HH (192 disparities, grey, OpenCV's bare call), and for each
-precision the share of one call that convolutions, our operators and torch's other operators take (torch's profiler;
-self time).
+``python benchmarks/hitnet_speed.py [--sizes 640x480,960x540] [--max-disparity 128] [--data MANIFEST]`` writes
+``results/hitnet_speed.json``: for each size the medians of calls that took turns, their ratios to SGBM_HH (192
+disparities, grey, OpenCV's bare call), and the share of a call in bfloat16 that each of our kernels takes, by the clock
+around it. With a manifest of pairs with ground truth, also the errors of float32 and bfloat16 on every third of them.
 """
 
 from __future__ import annotations
@@ -11,21 +11,18 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile, record_function
 
 from stereopsis.bench import PAUSE, Contender, Work, prepare
-from stereopsis.matching import hitnet
+from stereopsis.evaluation.benchmarks import evaluate_matching, read_manifest
 from stereopsis.memory import keep_large_blocks
-from stereopsis.ops import native
-
-OURS = ("tile_match", "tile_warp_cost", "matching_cost", "expand_plane", "split_tiles")
+from stereopsis.ops import bf16_conv, native
+from stereopsis.zoo import load
 
 
 def without_kernels(work: Work) -> Work:
@@ -54,64 +51,80 @@ def clocked(works: dict[str, Work], repeats: int) -> dict[str, float]:
     return {name: round(median(values), 1) for name, values in times.items()}
 
 
-def named(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*arguments: Any, **options: Any) -> Any:
-        with record_function(f"ours::{name}"):
-            return function(*arguments, **options)
+def shares(work: Work, calls: int = 7) -> dict[str, float]:
+    """Percent of the time by kernel, largest first; what is around them is one row."""
+    parts: dict[str, list[float]] = defaultdict(list)
+    original = native.Call.__call__
 
-    return run
+    def timed(kernel: native.Call) -> None:
+        start = time.perf_counter()
+        original(kernel)
+        spent[kernel.name] += time.perf_counter() - start
 
-
-def shares(work: Work, calls: int = 5) -> dict[str, float]:
-    """Percent of the time, largest first; what is below half a percent is one row."""
-    originals = {name: getattr(hitnet, name) for name in OURS}
-    for name, function in originals.items():
-        setattr(hitnet, name, named(name, function))
+    work()
+    native.Call.__call__ = timed
     try:
-        work()
-        with profile(activities=[ProfilerActivity.CPU]) as found:
-            for _ in range(calls):
-                work()
+        for _ in range(calls):
+            spent: Counter[str] = Counter()
+            start = time.perf_counter()
+            work()
+            spent["around them"] = time.perf_counter() - start - sum(spent.values())
+            for name, seconds in spent.items():
+                parts[name].append(seconds)
     finally:
-        for name, function in originals.items():
-            setattr(hitnet, name, function)
-    parts: Counter[str] = Counter()
-    for event in found.key_averages():
-        convolution = "conv" in event.key and event.key.startswith("aten::")
-        parts["convolutions" if convolution else event.key] += event.self_cpu_time_total
-    total = sum(parts.values())
-    kept = {name: round(100 * value / total, 1) for name, value in parts.most_common() if value > 0.005 * total}
-    return kept | {"everything else": round(100 - sum(kept.values()), 1)}
+        native.Call.__call__ = original
+    middle = {name: median(seconds) for name, seconds in parts.items()}
+    total = sum(middle.values())
+    return {name: round(100 * part / total, 1) for name, part in sorted(middle.items(), key=lambda item: -item[1])}
+
+
+def measured(model: str, size: tuple[int, int], max_disparity: int, repeats: int) -> dict[str, Any]:
+    """One row of the result."""
+    ours = {dtype: prepare(Contender(model, "torch", dtype, max_disparity), size) for dtype in ("float32", "bfloat16")}
+    classical = {name: prepare(Contender(name, "opencv", "uint8"), size) for name in ("sgbm-hh", "sgbm")}
+    times = clocked(ours | {"reference float32": without_kernels(ours["float32"])} | classical, repeats)
+    return {
+        "size": f"{size[0]}x{size[1]}",
+        "ms": times,
+        "ratio_to_sgbm_hh": {name: round(value / times["sgbm-hh"], 2) for name, value in times.items()},
+        "times_faster_than_reference": {name: round(times["reference float32"] / times[name], 2) for name in ours},
+        "percent_in_bfloat16": shares(ours["bfloat16"]),
+    }
+
+
+def errors(model: str, data: Path) -> dict[str, Any]:
+    """Mean errors on every third pair of a manifest, and how far the two precisions lie apart."""
+    pairs = read_manifest(data)[::3]
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        result = evaluate_matching(load(model, dtype=dtype), pairs, name=model)
+        found[str(dtype).removeprefix("torch.")] = result["mean"]
+    return {"pairs": len(pairs), **found}
 
 
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="hitnet.scenes")
-    parser.add_argument("--size", default="640x480")
+    parser.add_argument("--sizes", default="640x480,960x540")
     parser.add_argument("--max-disparity", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--data", type=Path)
     options = parser.parse_args()
+    path = Path(__file__).parent / "results" / "hitnet_speed.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
     keep_large_blocks()
-    width, height = map(int, options.size.split("x"))
-    ours = {
-        dtype: prepare(Contender(options.model, "torch", dtype, options.max_disparity), (width, height))
-        for dtype in ("float32", "bfloat16")
-    }
-    reference = without_kernels(ours["float32"])
-    classical = prepare(Contender("sgbm-hh", "opencv", "uint8"), (width, height))
-    times = clocked(ours | {"reference float32": reference, "sgbm-hh": classical}, options.repeats)
+    sizes = [tuple(map(int, size.split("x"))) for size in options.sizes.split(",") if size]
     result = {
         "model": options.model,
-        "size": options.size,
         "max_disparity": options.max_disparity,
         "threads": torch.get_num_threads(),
-        "ms": times,
-        "ratio_to_sgbm_hh": {name: round(value / times["sgbm-hh"], 2) for name, value in times.items()},
-        "times_faster_than_reference": {name: round(times["reference float32"] / times[name], 2) for name in ours},
-        "percent": {dtype: shares(work) for dtype, work in ours.items()},
+        "kernel": bf16_conv.kernel(),
+        "results": [measured(options.model, size, options.max_disparity, options.repeats) for size in sizes],
+        "errors": known.get("errors") if options.data is None else errors(options.model, options.data),
     }
-    path = Path(__file__).parent / "results" / "hitnet_speed.json"
+    if not sizes:
+        result["results"] = known["results"]
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 

@@ -43,6 +43,8 @@ def test_help_names_every_command(words, capsys):
     for command in (
         *("demo", "match", "depth", "upsample", "doctor", "evaluate", "models", "import", "train", "scenes"),
         *("restore", "smooth", "board", "calibrate", "rectify", "export", "bench", "compress", "decompress", "info"),
+        *("view", "serve"),
+        "pipeline",
     ):
         assert f"• {command}" in text
 
@@ -66,10 +68,18 @@ def test_models(capsys):
     assert rows["hitnet.scenes"]["licence"] == "Apache-2.0"
     assert rows["hitnet.scenes"]["training_time"]
     assert rows["sgbm"]["parameters"] == 0
-    assert main(["models", "--pattern", "sgbm*"]) == 0
+    assert main(["models", "sgbm*"]) == 0
     text = capsys.readouterr().out
     assert "sgbm-hh" in text
     assert "hitnet" not in text
+
+
+def test_the_card_of_one_model(capsys):
+    assert main(["models", "anynet.scenes"]) == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("anynet.scenes", "43,269", "Apache-2.0", "training time", "procedural"))
+    assert main(["models", "nothing*"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_scenes(tmp_path, capsys, monkeypatch):

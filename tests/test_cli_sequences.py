@@ -64,7 +64,7 @@ def test_videos(inside, tmp_path, capsys, words):
     assert [row["name"] for row in result["pairs"]] == [f"{number:06d}" for number in range(4)]
     assert {(row["left"], row["right"]) for row in result["pairs"]} == {(words[0], words[-1])}
     assert {(row["width"], row["height"]) for row in result["pairs"]} == {(64, 48)}
-    assert [path.name for path in sorted(out.iterdir())] == [f"{number:06d}.pfm" for number in range(4)]
+    assert [path.name for path in sorted(out.glob("[!.]*"))] == [f"{number:06d}.pfm" for number in range(4)]
     assert _medians(out) == pytest.approx(SHIFTS, abs=0.2)
     assert len(list((tmp_path / "c").iterdir())) == 4
 
@@ -82,7 +82,7 @@ def test_a_preview_video(inside, tmp_path, words, fps, name):
     assert [path.name for path in preview.parent.iterdir()] == [name]
     video = VideoReader(preview)
     assert (video.width, video.height, video.fps, video.frames) == (64, 48, fps, 4)
-    assert len(list((tmp_path / "maps").iterdir())) == 4
+    assert len(list((tmp_path / "maps").glob("*.pfm"))) == 4
 
 
 def _colors(folder):
@@ -99,12 +99,14 @@ def test_the_colours_of_a_sequence_have_one_range(inside, tmp_path):
 
     arguments = ["match", "scene", "--out", str(tmp_path / "maps"), *SGBM, "--preview"]
     assert main([*arguments, str(tmp_path / "given"), "--range", "0", "12"]) == 0
+    arguments[3] = str(tmp_path / "video")
     assert np.allclose(_colors(tmp_path / "given"), expected(0, 12), atol=8)
     assert main(["match", "both.avi", *arguments[2:], str(tmp_path / "first")]) == 0
     # the first frame is a plane at 3 px, so everything beyond 4 px is at the end of the scale
     first = _colors(tmp_path / "first")
     assert np.allclose(first[1:], expected(0, 1)[1:], atol=8)
     # pictures that nothing says are a sequence keep a range each
+    arguments[3] = str(tmp_path / "apart")
     assert main([*arguments, str(tmp_path / "each")]) == 0
     assert not np.allclose(_colors(tmp_path / "each")[1:], first[1:], atol=8)
 
@@ -190,7 +192,7 @@ def test_an_interruption_keeps_the_preview(inside, tmp_path, monkeypatch, capsys
     monkeypatch.setattr("stereopsis.pipeline.match", twice)
     preview = tmp_path / "colours.mp4"
     assert main(["match", "both.avi", "--out", str(tmp_path / "maps"), "--preview", str(preview), *SGBM]) == 130
-    assert len(list(VideoReader(preview))) == len(list((tmp_path / "maps").iterdir())) == 2
+    assert len(list(VideoReader(preview))) == len(list((tmp_path / "maps").glob("*.pfm"))) == 2
 
 
 def test_a_pair_of_another_size_does_not_enter_the_video(inside, tmp_path, capsys):
@@ -201,7 +203,7 @@ def test_a_pair_of_another_size_does_not_enter_the_video(inside, tmp_path, capsy
     words = [str(tmp_path / "scene"), "--out", str(tmp_path / "maps"), "--preview", str(preview)]
     assert main(["match", *words, *SGBM]) == 1
     assert f"1: The frame is 80x48 and {preview} is 64x48; a video has one size." in capsys.readouterr().err
-    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == ["0.pfm", "2.pfm", "3.pfm"]
+    assert sorted(path.name for path in (tmp_path / "maps").glob("*.pfm")) == ["0.pfm", "2.pfm", "3.pfm"]
     assert len(list(VideoReader(preview))) == 3
 
 

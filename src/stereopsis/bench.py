@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stereopsis.data.patterns import pattern, pattern_pair
+from stereopsis.matching.tiling import TiledMatcher
 from stereopsis.memory import keep_large_blocks
 from stereopsis.ops.portable import standard_operators
 from stereopsis.types import StereoPair
@@ -69,7 +70,7 @@ def contenders(
     """
     for given, known, what in (
         (runtimes, ("torch", "onnxruntime", "openvino"), "runtime"),
-        (dtypes, ("float32", "bfloat16"), "dtype"),
+        (dtypes, ("auto", "float32", "bfloat16"), "dtype"),
     ):
         for value in given:
             if value not in known:
@@ -85,7 +86,8 @@ def contenders(
             if runtime != "torch" and entry.family != "matching":
                 raise ValueError(f"{model} is no matcher; it can be measured in torch alone.")
             precisions = dtypes if runtime == "torch" else ("float32",)
-            found += [Contender(model, runtime, dtype, limit) for dtype in precisions]
+            named = dict.fromkeys(_fastest(entry) if dtype == "auto" else dtype for dtype in precisions)
+            found += [Contender(model, runtime, dtype, limit) for dtype in named]
     return found
 
 
@@ -128,16 +130,21 @@ def _entry(model: str) -> ModelEntry:
     return get_entry(ALIASES.get(model, model))
 
 
+def _fastest(entry: ModelEntry) -> str:
+    """What a model computes in on this CPU if nobody says otherwise."""
+    fastest = getattr(entry.build(), "fastest_dtype", None)
+    return "float32" if fastest is None else str(fastest("cpu")).removeprefix("torch.")
+
+
 def _loaded(contender: Contender) -> nn.Module:
     """The model, with random weights where it has none: they take as long."""
     entry = _entry(contender.model)
-    dtype = None if contender.dtype in ("float32", "uint8") else getattr(torch, contender.dtype)
+    dtype = torch.float32 if contender.dtype == "uint8" else getattr(torch, contender.dtype)
     if entry.weights_file is not None or not entry.needs_weights:
         return load(entry.name, dtype=dtype)
     torch.manual_seed(0)
-    model = entry.build().eval()
-    if dtype is not None:
-        model.compute_dtype = dtype
+    model: Any = entry.build().eval()
+    model.compute_dtype = dtype
     return model
 
 
@@ -158,6 +165,7 @@ def prepare(contender: Contender, size: tuple[int, int]) -> Work:
     options = {} if contender.max_disparity is None else {"max_disparity": contender.max_disparity}
     if contender.runtime != "torch":
         model = _exported(entry, model, contender, size)
+    model = TiledMatcher(model)  # as `stereopsis match` does
     return lambda: model(left, right, **options)
 
 

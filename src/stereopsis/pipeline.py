@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from stereopsis.geometry import left_right_check
 from stereopsis.io import read_image
 from stereopsis.matching.anynet import AnyNet
+from stereopsis.matching.tiling import TiledMatcher, search_range
 from stereopsis.types import Depth, Disparity
 from stereopsis.upsampling.resample import upsample
 from stereopsis.zoo.registry import load
@@ -33,6 +34,7 @@ def match(
     check: float | None = None,
     budget: float | None = None,
     previous: Disparity | None = None,
+    tile: int | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> Disparity:
@@ -50,14 +52,17 @@ def match(
             ``check`` each of the two matchings gets half of it.
         previous: the map of the frame before, which an AnyNet may start its residual stages from; the right view, where
             it is matched too, starts without.
-        device, dtype: where and in what a model given by name computes; a loaded one is used as it is.
+        tile: side in pixels of the tiles that are matched one after the other, 0 for views in one piece; if not given,
+            views above 4 megapixels are cut (:class:`~stereopsis.matching.tiling.TiledMatcher`), but not with a budget.
+        device, dtype: of a model given by name, as for :func:`load`; a loaded one is used as it is.
 
     Returns:
         Maps ``(B, 1, H, W)`` on the model's device; disparity in pixels.
 
     Raises:
         ValueError: the views differ in size, are no images or hold NaN; a budget that is not above 0; a budget or a
-            previous map for a model without stages; or as :func:`~stereopsis.zoo.load`.
+            previous map for a model without stages; a budget for tiles; a tile below 64; or as
+            :func:`~stereopsis.zoo.load`.
         FileNotFoundError: an image or the weights do not exist.
     """
     views = as_images(left, "left"), as_images(right, "right")
@@ -73,8 +78,13 @@ def match(
         )
     if budget is not None and not budget > 0:
         raise ValueError(f"budget is {budget} s; it must be above 0, for example 0.020 for 20 ms.")
+    if budget is not None and tile:
+        raise ValueError(f"tile is {tile} px, but a budget is for views in one piece; leave one of them out.")
     options: dict[str, Any] = {} if max_disparity is None else {"max_disparity": max_disparity}
-    if budget is not None:
+    if budget is None:
+        cut = tile is None and isinstance(network, TiledMatcher)
+        network = network if cut else TiledMatcher(network, tile)
+    else:
         options["budget"] = budget if check is None else budget / 2
     start = {} if previous is None else {"previous": previous.to(where)}
     with torch.no_grad():
@@ -107,14 +117,30 @@ class ReducedMatcher(nn.Module):
             raise ValueError(f"scale is {scale:g}; it must be above 1, for example 4.")
         self.matcher, self.upsampler, self.scale = matcher, upsampler, scale
 
+    @property
+    def max_disparity(self) -> int | None:
+        """Largest disparity of the full views that the matcher searches by itself; None where it does not say."""
+        reach = search_range(self.matcher)
+        return None if reach is None else math.ceil(reach * self.scale)
+
     def forward(self, left: Tensor, right: Tensor, max_disparity: int | None = None) -> Disparity:
         """Disparity of the left view, at its size and in its pixels; arguments as of the matcher."""
+        return self.enlarge(self.reduced(left, right, max_disparity), left)
+
+    def reduced(self, left: Tensor, right: Tensor, max_disparity: int | None = None) -> Disparity:
+        """Disparity of the small left view, in its pixels."""
         height, width = left.shape[-2:]
         size = math.ceil(height / self.scale), math.ceil(width / self.scale)
         views = (F.interpolate(view, size=size, mode="bilinear", antialias=True) for view in (left, right))
         options = {} if max_disparity is None else {"max_disparity": math.ceil(max_disparity / self.scale)}
-        small: Disparity = self.matcher(*views, **options)
-        found = upsample(self.upsampler, left, Depth(small.disparity * (width / size[1]), small.valid))
+        found: Disparity = self.matcher(*views, **options)
+        return found
+
+    def enlarge(self, small: Disparity, left: Tensor) -> Disparity:
+        """What :meth:`reduced` found, at the size and in pixels of the left view."""
+        height, width = left.shape[-2:]
+        ratio = width / small.disparity.shape[-1]
+        found = upsample(self.upsampler, left, Depth(small.disparity * ratio, small.valid))
         valid = found.valid & (found.depth >= 0)
         confidence = F.interpolate(small.confidence, size=(height, width), mode="bilinear")
         return Disparity(torch.where(valid, found.depth, 0.0), valid, confidence * valid)

@@ -80,7 +80,7 @@ def report(demo: Demo) -> str:
         size=f"{summary['width']} x {summary['height']}",
         model=escape(network.name),
         hero="".join(
-            _figure(*item)
+            figure(*item)
             for item in (
                 ("Left view", demo.pair.left),
                 ("Disparity", network.picture),
@@ -90,9 +90,9 @@ def report(demo: Demo) -> str:
         table=_table(demo.methods),
         density=f"{100 * baseline.found:.1f}",
         rows="".join(_row(result, demo.truth_picture) for result in demo.methods),
-        legend=_legend(),
+        legend=legend(),
         depth="".join(
-            _figure(*item)
+            figure(*item)
             for item in (
                 ("Depth, near is bright", demo.depth_picture),
                 ("Confidence, high is bright", demo.confidence_picture),
@@ -106,7 +106,7 @@ def report(demo: Demo) -> str:
 
 def _row(result: Result, truth: Any) -> str:
     figures = [("Prediction", result.picture), ("Ground truth", truth), ("Error", result.errors)]
-    return f"<h3>{escape(result.name)}</h3><div class='row'>{''.join(_figure(*item) for item in figures)}</div>"
+    return f"<h3>{escape(result.name)}</h3><div class='row'>{''.join(figure(*item) for item in figures)}</div>"
 
 
 def _table(results: tuple[Result, ...]) -> str:
@@ -128,12 +128,14 @@ def _table(results: tuple[Result, ...]) -> str:
     )
 
 
-def _legend() -> str:
+def legend() -> str:
+    """What the colours of error maps mean, as HTML."""
     swatches = "".join(f"<i style='background:rgb{color}'></i>" for _, color in ERROR_COLORS)
     return f"<p class='legend'>Error: right {swatches} wrong; the middle is 3 px, each step doubles it.</p>"
 
 
-def _figure(caption: str, picture: Any) -> str:
+def figure(caption: str, picture: Any) -> str:
+    """A picture with its caption, as HTML that holds it."""
     from PIL import Image
 
     encoded = BytesIO()

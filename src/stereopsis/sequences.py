@@ -4,92 +4,29 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from stereopsis import pipeline
-from stereopsis.io import PairPaths, VideoPair, find_pairs, is_video, open_pair, read_image
+from stereopsis.frames import Frame, Frames, open_frames
 from stereopsis.matching.fill import fill_holes
 from stereopsis.matching.temporal import TemporalFilter
 from stereopsis.types import Disparity
 from stereopsis.zoo.registry import load
 
-FOLDER_RATE = 10.0  # frames a second of the video that is made of a folder
-
-Views = tuple[Float[Tensor, "3 h w"], Float[Tensor, "3 h w"]]
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One pair of a sequence.
-
-    Attributes:
-        name: what its results are called after, ``000000`` and so on for a video.
-        left, right: the files; one file for both views of a side-by-side video.
-        read: gives the two views, and raises what :func:`~stereopsis.io.read_image` does, or a ValueError where their
-            sizes differ.
-    """
-
-    name: str
-    left: Path
-    right: Path
-    read: Callable[[], Views]
-
-
-@dataclass(frozen=True)
-class Frames:
-    """The frames of a sequence on disk; errors of a video while iterating as in :class:`~stereopsis.io.VideoPair`.
-
-    Attributes:
-        source: the files, or the video.
-    """
-
-    source: list[PairPaths] | VideoPair
-
-    @property
-    def from_video(self) -> bool:
-        return isinstance(self.source, VideoPair)
-
-    @property
-    def count(self) -> int | None:
-        """How many there are, None for a video that does not state it."""
-        return self.source.frames if isinstance(self.source, VideoPair) else len(self.source)
-
-    @property
-    def fps(self) -> float:
-        """Frames a second: the video's, or 10 for files."""
-        return self.source.fps if isinstance(self.source, VideoPair) else FOLDER_RATE
-
-    def __iter__(self) -> Iterator[Frame]:
-        if isinstance(self.source, VideoPair):
-            left = self.source.left.path
-            right = left if self.source.right is None else self.source.right.path
-            for number, views in enumerate(self.source):
-                yield Frame(f"{number:06d}", left, right, lambda views=views: views)  # type: ignore[misc]
-        else:
-            for pair in self.source:
-                yield Frame(pair.name, pair.left, pair.right, partial(_read, pair))
-
-
-def open_frames(left: str | Path, right: str | Path | None = None) -> Frames:
-    """What one or two arguments name: files, folders, globs, two videos, or one side-by-side video.
-
-    Raises:
-        FileNotFoundError: a file or folder is missing.
-        ValueError: one video with something else; or as :func:`~stereopsis.io.find_pairs` or
-            :func:`~stereopsis.io.open_pair`.
-    """
-    if right is not None and is_video(left) != is_video(right):
-        video, other = (left, right) if is_video(left) else (right, left)
-        raise ValueError(f"{video} is a video and {other} is none; name two videos, or one side-by-side video alone.")
-    return Frames(open_pair(left, right) if is_video(left) else find_pairs(left, right))
+__all__ = [
+    "ColorRange",
+    "Frame",
+    "Frames",
+    "MatchedFrame",
+    "SequenceMatcher",
+    "match_sequence",
+    "open_frames",
+]
 
 
 @dataclass(frozen=True)
@@ -118,6 +55,7 @@ class SequenceMatcher:
         fill: fill holes from the neighbours in the row.
         warm_start: start an AnyNet's residual stages from the frame before, as it was before filling and filtering.
         smooth: strength of the :class:`~stereopsis.matching.temporal.TemporalFilter`, 0 for none.
+        tile: as in :func:`stereopsis.match`.
 
     Raises:
         ValueError: a strength outside [0, 1), or a warm start or budget for a model without stages.
@@ -133,13 +71,14 @@ class SequenceMatcher:
         fill: bool = False,
         warm_start: bool = False,
         smooth: float = 0.0,
+        tile: int | None = None,
     ) -> None:
         self.model = load(model) if isinstance(model, str) else model
         if (budget is not None or warm_start) and not pipeline.has_stages(self.model):
             name = type(self.model).__name__
             raise ValueError(f"{name} has no stages, so it takes neither a budget nor a warm start; use an AnyNet.")
         self.max_disparity, self.check, self.budget = max_disparity, check, budget
-        self.fill, self.warm_start = fill, warm_start
+        self.fill, self.warm_start, self.tile = fill, warm_start, tile
         self._filter = TemporalFilter(smooth)
         self._previous: Disparity | None = None
         self._known_costs: set[tuple[int, ...]] = set()
@@ -148,6 +87,20 @@ class SequenceMatcher:
         """Forget the frame before, as at a cut; a frame of another size does it too."""
         self._previous = None
         self._filter.reset()
+
+    def resume(self, left: pipeline.View, disparity: Disparity) -> None:
+        """Go on after a frame that was matched in an earlier run.
+
+        The filter goes on as if there had been no break. A warm start does so where frames were neither filled nor
+        filtered, and else starts from the map as it was written.
+
+        Args:
+            left: the left view of that frame.
+            disparity: its map, as :meth:`__call__` gave it.
+        """
+        self._previous = disparity if self.warm_start else None
+        self._filter.reset()
+        self._filter(disparity, pipeline.as_images(left, "left"))
 
     def __call__(self, left: pipeline.View, right: pipeline.View) -> MatchedFrame:
         """The next frame; views and errors as in :func:`stereopsis.match`."""
@@ -168,7 +121,9 @@ class SequenceMatcher:
         return MatchedFrame(self._filter(fill_holes(found) if self.fill else found, views[0]), seconds, stage)
 
     def _match(self, left: Tensor, right: Tensor, **options: Any) -> Disparity:
-        return pipeline.match(left, right, model=self.model, max_disparity=self.max_disparity, **options)
+        return pipeline.match(
+            left, right, model=self.model, max_disparity=self.max_disparity, tile=self.tile, **options
+        )
 
     def _learn_costs(self, left: Tensor, right: Tensor) -> None:
         """Two runs each, of which the first is slow, for frames without and with a map to start from."""
@@ -226,13 +181,3 @@ class ColorRange:
             margin = max(0.1 * (high - low), 1.0)
             self._found = max(float(low - margin), 0.0), float(high + margin)
         return self._found
-
-
-def _read(pair: PairPaths) -> Views:
-    left, right = read_image(pair.left), read_image(pair.right)
-    if left.shape != right.shape:
-        sizes = " and ".join(
-            f"{path} is {view.shape[2]}x{view.shape[1]}" for path, view in ((pair.left, left), (pair.right, right))
-        )
-        raise ValueError(f"{sizes}; the two views of a rectified pair must have the same size.")
-    return left, right

@@ -68,17 +68,21 @@ def _dispatch(words: list[str]) -> int | None:
         info,
         match,
         models,
+        pipeline,
         rectify,
         restore,
         scenes,
+        serve,
         train,
         upsample,
+        view,
     )
 
     app, evaluation = SubcommandApp(), SubcommandApp()
     app.command(demo.demo)
     app.command(match.match)
     app.command(depth.depth)
+    app.command(pipeline.pipeline)
     app.command(upsample.upsample)
     app.command(restore.restore)
     app.command(restore.smooth)
@@ -89,9 +93,12 @@ def _dispatch(words: list[str]) -> int | None:
     app.command(calibrate.calibrate)
     app.command(rectify.rectify)
     app.command(doctor.doctor)
+    app.command(view.view)
+    app.command(serve.serve)
     evaluation.command(evaluate.matching)
     evaluation.command(evaluate.upsampling)
     evaluation.command(evaluate.compression)
+    evaluation.command(evaluate.depth_rate)
     app.command(evaluation, name="evaluate", help="Measure a model against ground truth.")
     app.command(models.models)
     app.command(export.export)

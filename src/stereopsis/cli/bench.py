@@ -17,7 +17,7 @@ def bench(
     repeats: int = 15,
     threads: int | None = None,
     runtime: str = "torch",
-    dtype: str = "float32",
+    dtype: str = "auto",
     max_disparity: int | None = None,
     memory: bool = True,
     json: bool = False,
@@ -33,7 +33,7 @@ def bench(
         repeats: Calls of each that are timed.
         threads: Of every library; torch's own choice if not given.
         runtime: torch, onnxruntime, openvino, or several, separated by commas.
-        dtype: float32, bfloat16, or both, in torch.
+        dtype: auto, which is what each model computes in on this machine, float32, bfloat16, or several, in torch.
         max_disparity: Of the networks, in pixels; their own if not given.
         memory: Measure peak memory too, each model in a process of its own.
         json: Print JSON instead of a table.

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
-from stereopsis.cli.console import progress_bar, show_json
+from stereopsis.cli.batch import SEQUENCE, Sequence, identity_of, run_sequence, settings_of
+from stereopsis.cli.console import show_json
 from stereopsis.cli.matching import check_suffix, load_of
+from stereopsis.engines.job import Job
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-
     from torch import Tensor
 
+    from stereopsis.calibration import StereoCalibration
+    from stereopsis.compression.bitstream import Header, Record
     from stereopsis.compression.codec import PairCodec
+    from stereopsis.frames import Frame
+    from stereopsis.types import StereoPair
 
 DEFAULT_CODEC = "hyperprior.photos"
 DEFAULT_QUALITY = 4.0
@@ -36,12 +40,13 @@ def compress(
     append: bool = False,
     device: str = "cpu",
     json: bool = False,
-) -> None:
-    """A pair, an image, or all pairs of folders or of a video, as one file.
+    sequence: Sequence = SEQUENCE,
+) -> int:
+    """A pair, an image, or all pairs of folders, of a video or of a bag, as one file.
 
     Args:
-        left: Left view, or a folder, quoted glob or video of them; alone, an image, a folder of pairs or a side-by-side
-            video.
+        left: Left view, or a folder, quoted glob or video of them; alone, an image, a folder of pairs, a side-by-side
+            video or a ROS bag.
         out: File (.stz).
         right: Right view, or a folder, quoted glob or video of them.
         model: Codec, see `stereopsis models`.
@@ -52,13 +57,14 @@ def compress(
         append: Add to a file that is there, written by the same weights.
         device: Where to compute, e.g. cpu or cuda.
         json: Print JSON instead of text.
+        sequence: How sequences are read and worked on.
     """
     from stereopsis.calibration import read_calibration
-    from stereopsis.compression.bitstream import Writer
-    from stereopsis.compression.codec import level_of, quality_of
-    from stereopsis.io import IMAGE_SUFFIXES, read_image
-    from stereopsis.sequences import open_frames
-    from stereopsis.types import StereoPair
+    from stereopsis.compression.bitstream import pack_header
+    from stereopsis.compression.codec import level_of
+    from stereopsis.engines.archive import Archive
+    from stereopsis.frames import Frames, open_frames
+    from stereopsis.io import IMAGE_SUFFIXES, PairPaths
 
     check_suffix(out, SUFFIXES, "--out")
     if quality is not None and target_bpp is not None:
@@ -73,60 +79,128 @@ def compress(
     alone = right is None and Path(left).suffix.lower() in IMAGE_SUFFIXES and Path(left).is_file()
     if alone and rig is not None:
         raise ValueError("--calibration is that of a pair, and there is one image; leave it out.")
-    sources: Iterable[tuple[str, Callable[[], Sequence[Tensor]]]]
-    count: int | None
     if alone:
-        sources, count = [(Path(left).stem, lambda: [read_image(left)])], 1
+        frames = Frames([PairPaths(Path(left).stem, Path(left), Path(left))], alone=True)
     else:
-        frames = open_frames(left, right)
-        sources, count = ((frame.name, frame.read) for frame in frames), frames.count
-    codec = load_codec(model, weights, device)
+        frames = open_frames(left, right, topics=sequence.topics, tolerance=sequence.sync_ms / 1000)
+    many = not isinstance(frames.source, list) or len(frames.source) > 1
+    options = {"model": model, "weights": weights, "quality": wanted, "target_bpp": target_bpp}
+    options |= {"calibration": calibration, "append": append, "checksum of the weights": identity_of(model, weights)}
+    archive = Archive(
+        out,
+        settings_of("compress", (left, right), options),
+        append=append,
+        overwrite=sequence.overwrite,
+        resumable=many,
+    )
+    job = CompressJob(model, weights, wanted, target_bpp, device, alone, rig, append)
+    job.expected, job.finished = archive.header if append else None, archive.names
+    earlier = len(archive.failed)  # failures of an interrupted run are told again
 
-    rows: list[dict[str, Any]] = []
-    with _opened(out, append) as file, progress_bar() as progress:
-        writer: Writer | None = None
-        for name, read in progress.track(sources, total=count, description="compressing"):
-            views = [_grey_as_such(view[None]) for view in read()]
-            if len({view.shape[1] for view in views}) == 2:
-                views = [view.expand(-1, 3, -1, -1) for view in views]
-            pair = views[0] if alone else StereoPair(views[0], views[1], rig)
-            start = time.perf_counter()
-            head = 0
-            if writer is None:
-                writer = Writer(file, None if append else codec.header(pair))
-                head = 0 if append else file.tell()
-                if append:
-                    codec.check_header(writer.header)
-            if target_bpp is None:
-                record = codec.compress_record(pair, wanted)
-            else:
-                record = codec.record_of_rate(pair, target_bpp, head)
-            writer.add(record)
-            pixels = record.views * record.width * record.height
-            rows.append(
-                {
-                    "name": name,
-                    "width": record.width,
-                    "height": record.height,
-                    "channels": record.channels,
-                    "quality": quality_of(record.level),
-                    "bytes": head + record.bytes,
-                    "bpp": 8 * (head + record.bytes) / pixels,
-                    "seconds": round(time.perf_counter() - start, 4),
-                }
-            )
-        if writer is not None:
-            writer.close()
-        size = file.tell()
-    if json:
-        show_json({"model": model, "out": str(out), "bytes": size, "pairs": rows})
-        return
-    for row in rows:
-        print(
-            f"{row['name']}  quality {row['quality']:g}, {row['bytes']} bytes, {row['bpp']:.4f} bpp, "
-            f"{row['seconds']:.2f} s"
+    def add(result: tuple[Header, Record, dict[str, Any]]) -> None:
+        header, record, row = result
+        # the header of a new file belongs to its first pair
+        head = 0 if archive.header is not None else len(pack_header(header))
+        size = head + record.bytes
+        bits = {"bytes": size, "bpp": 8 * size / (record.views * record.width * record.height)}
+        archive.add(header, record, row | bits)
+
+    try:
+        summary = run_sequence(
+            frames,
+            job,
+            sequence,
+            "compressing",
+            strict=lambda _: not many,
+            keep=add,
+            failing=archive.fail,
         )
-    print(f"{out}  {size} bytes")
+        summary.failed, summary.skipped = archive.failed, summary.skipped - earlier
+        if not archive.rows:
+            raise ValueError(f"No pair of {summary.count} is compressed; the first fails: {archive.failed[0]['error']}")
+        size = archive.finish()
+    except BaseException:
+        archive.give_up()
+        raise
+    rows = archive.rows
+    if json:
+        found = {"model": model, "out": str(out), "bytes": size, "pairs": rows}
+        show_json(found | {"failed": archive.failed, "skipped": summary.skipped})
+    else:
+        for row in rows:
+            print(
+                f"{row['name']}  quality {row['quality']:g}, {row['bytes']} bytes, {row['bpp']:.4f} bpp, "
+                f"{row['seconds']:.2f} s"
+            )
+        print(f"{out}  {size} bytes")
+    return summary.status("compressed")
+
+
+@dataclass(eq=False)
+class CompressJob(Job):
+    """Encodes the pairs of a sequence; most attributes are those of :func:`compress`.
+
+    Attributes:
+        alone: whether frames are images and no pairs.
+        expected: header of the file that is appended to.
+        finished: names of the frames that an interrupted run has done.
+    """
+
+    model: str
+    weights: Path | None
+    quality: float
+    target_bpp: float | None
+    device: str
+    alone: bool
+    rig: StereoCalibration | None
+    append: bool
+    expected: Header | None = None
+    finished: set[str] = field(default_factory=set)
+    codec: PairCodec | None = None
+
+    def open(self) -> None:
+        self.codec = load_codec(self.model, self.weights, self.device)
+        if self.expected is not None:
+            self.codec.check_header(self.expected)
+
+    def is_done(self, frame: Frame) -> bool:
+        return frame.name in self.finished
+
+    def read(self, frame: Frame) -> Tensor | StereoPair:
+        from stereopsis.types import StereoPair
+
+        views = [_grey_as_such(view[None]) for view in frame.read()]
+        if self.alone:
+            return views[0]
+        if len({view.shape[1] for view in views}) == 2:
+            views = [view.expand(-1, 3, -1, -1) for view in views]
+        return StereoPair(views[0], views[1], self.rig)
+
+    def compute(self, frame: Frame, images: Tensor | StereoPair) -> tuple[Header, Record, dict[str, Any]]:
+        from stereopsis.compression.bitstream import pack_header
+        from stereopsis.compression.codec import quality_of
+
+        assert self.codec is not None
+        start = time.perf_counter()
+        header = self.codec.header(images)
+        if self.target_bpp is None:
+            record = self.codec.compress_record(images, self.quality)
+        else:
+            head = len(pack_header(header)) if frame.index == 0 and not self.append else 0
+            record = self.codec.record_of_rate(images, self.target_bpp, head)
+        row = {
+            "name": frame.name,
+            "width": record.width,
+            "height": record.height,
+            "channels": record.channels,
+            "quality": quality_of(record.level),
+            "seconds": round(time.perf_counter() - start, 4),
+        }
+        return header, record, row
+
+    def write(self, frame: Frame, found: tuple[Header, Record, dict[str, Any]]) -> Any:
+        """Nothing: the one file is written by the run itself, in order."""
+        return found
 
 
 def load_codec(name: str, weights: Path | None = None, device: str = "cpu") -> PairCodec:
@@ -141,20 +215,3 @@ def load_codec(name: str, weights: Path | None = None, device: str = "cpu") -> P
 def _grey_as_such(view: Tensor) -> Tensor:
     """One channel where the three are alike."""
     return view[:, :1] if bool((view == view[:, :1]).all()) else view
-
-
-@contextmanager
-def _opened(out: Path, append: bool) -> Iterator[BinaryIO]:
-    """A new file that is there whole or not at all, or an old one to go on with."""
-    from stereopsis.io import atomic_write
-
-    if append:
-        if not out.is_file():
-            raise FileNotFoundError(f"there is no file {out} to append to; leave --append out.")
-        # in place: records that are there are not touched, and are found also after an interruption
-        with out.open("r+b") as file:
-            yield file
-        return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(out) as file:
-        yield file

@@ -13,6 +13,7 @@ from stereopsis.cli.matching import check_folder, check_max_disparity, parse_siz
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stereopsis.export.int8 import Cost
     from stereopsis.export.parity import Check
 
 
@@ -24,12 +25,14 @@ def export(
     dynamic: bool = False,
     size: str = "640x480",
     max_disparity: int | None = None,
-    dtype: Literal["float32", "float16"] = "float32",
+    dtype: Literal["float32", "float16", "int8"] = "float32",
+    data: Path | None = None,
     json: bool = False,
 ) -> int:
     """Write a model as graphs for ONNX Runtime or OpenVINO, checked against torch.
 
-    The exit status is 1, and nothing is written, where the graphs differ from torch by more than their tolerance.
+    The exit status is 1, and nothing is written, where the graphs differ from torch by more than their tolerance, or
+    where int8 costs more than a pixel of accuracy.
 
     Args:
         model: HITNet, AnyNet, DKN, FDKN or the hyperprior codec, see `stereopsis models`.
@@ -39,10 +42,13 @@ def export(
         dynamic: For images of any size, in place of --size alone.
         size: Width and height of the images, rounded up to what the model takes.
         max_disparity: Largest disparity that the graphs search, in pixels; the model's own if not given.
-        dtype: Precision of the stored weights; what is computed stays float32.
+        dtype: Precision of the stored weights; what is computed stays float32, but for convolutions in int8 (HITNet).
+        data: Manifest of pairs with ground truth, to measure on too what int8 costs, with --dynamic.
         json: Print JSON instead of text.
     """
-    from stereopsis.export import ParityError, export_model
+    import torch
+
+    from stereopsis.export import CostError, ParityError, export_model
     from stereopsis.zoo import get_entry, load
 
     check_max_disparity(max_disparity)
@@ -53,7 +59,7 @@ def export(
         raise ValueError(
             f"{model} is a classical method and has no graph; export HITNet, AnyNet, DKN, FDKN or a codec."
         )
-    network = load(model, weights=weights)
+    network = load(model, weights=weights, dtype=torch.float32)
     try:
         done = export_model(
             entry,
@@ -64,6 +70,7 @@ def export(
             size=(height, width),
             max_disparity=max_disparity,
             dtype=dtype,
+            data=data,
         )
     except ParityError as error:
         if json:
@@ -71,15 +78,31 @@ def export(
         else:
             _show(error.checks)
         return fail(str(error), 1)
+    except CostError as error:
+        if json:
+            show_json({"model": model, "files": [], "checks": [], "costs": [error.cost.as_dict()]})
+        return fail(str(error), 1)
     if json:
         files = [str(path) for path in (done.description, *done.files)]
-        show_json({"model": model, "files": files, "checks": [check.as_dict() for check in done.checks]})
+        checks = [check.as_dict() for check in done.checks]
+        costs = [cost.as_dict() for cost in done.costs]
+        show_json({"model": model, "files": files, "checks": checks, "costs": costs})
     else:
         for path in done.files:
             print(path)
         print(f"{done.description}  how they are run")
         _show(done.checks)
+        if done.costs:
+            _show_costs(done.costs)
     return 0
+
+
+def _show_costs(costs: Sequence[Cost]) -> None:
+    table = new_table("cost of int8 on", "pairs", "EPE float32", "EPE int8", "mean difference", title="pixels")
+    for cost in costs:
+        values = (cost.epe_float32, cost.epe_int8, cost.difference)
+        table.add_row(cost.data, str(cost.pairs), *(f"{value:.3f}" for value in values))
+    show_table(table)
 
 
 def _show(checks: Sequence[Check]) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from stereopsis.types import Disparity
     from stereopsis.zoo.registry import Family
 
-DType = Literal["float32", "bfloat16"]
+DType = Literal["auto", "float32", "bfloat16"]
 Runner = Literal["torch", "onnxruntime", "openvino"]
 DEFAULT_MODEL = "hitnet.scenes"
 
@@ -22,6 +22,14 @@ def check_max_disparity(value: int | None) -> None:
     """Refuse a limit that no model takes, before images are read or a folder is made."""
     if value is not None and value < 1:
         raise ValueError(f"--max-disparity is {value}; it must be at least 1 pixel, for example 192.")
+
+
+def check_tile(value: int | None, budget_ms: float | None = None) -> None:
+    """Refuse tiles that no matcher takes, before images are read."""
+    if value is not None and value != 0 and value < 64:
+        raise ValueError(f"--tile is {value}; it must be 0, for pairs in one piece, or at least 64 pixels.")
+    if value and budget_ms is not None:
+        raise ValueError(f"--tile is {value}, but --budget-ms is for pairs in one piece; leave one of them out.")
 
 
 def check_numbers(budget_ms: float | None, smooth: float, range: tuple[float, float] | None) -> None:
@@ -94,7 +102,7 @@ def load_runner(
         if graph is not None:
             raise ValueError("--graph is for another runtime; give --runtime onnxruntime or openvino too.")
         return load_matcher(name, weights, device, dtype)
-    if device != "cpu" or dtype != "float32":
+    if device != "cpu" or dtype == "bfloat16":
         option = f"--device {device}" if device != "cpu" else f"--dtype {dtype}"
         raise ValueError(f"{option} is for torch; exported graphs compute in float32 on the CPU, so leave it out.")
     if graph is not None and weights is not None:
@@ -136,16 +144,23 @@ def load_of(
     if get_entry(name).family != family:
         raise ValueError(f"{name} does not {work}; choose one of {', '.join(list_models(family=family))}.")
     keep_large_blocks()
-    return load(name, weights=weights, device=device, dtype=None if dtype == "float32" else getattr(torch, dtype))
+    return load(name, weights=weights, device=device, dtype=None if dtype == "auto" else getattr(torch, dtype))
 
 
 def matched(
-    model: nn.Module, left: Tensor, right: Tensor, max_disparity: int | None, *, check: float | None, fill: bool
+    model: nn.Module,
+    left: Tensor,
+    right: Tensor,
+    max_disparity: int | None,
+    *,
+    check: float | None,
+    fill: bool,
+    tile: int | None = None,
 ) -> tuple[Disparity, float]:
     """The disparity on the CPU and the seconds it took; arguments and errors as in :func:`stereopsis.match`."""
     from stereopsis.sequences import SequenceMatcher
 
-    found = SequenceMatcher(model, max_disparity=max_disparity, check=check, fill=fill)(left, right)
+    found = SequenceMatcher(model, max_disparity=max_disparity, check=check, fill=fill, tile=tile)(left, right)
     return found.disparity, found.seconds
 
 

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
+from tyro.conf import Positional
+
 from stereopsis.cli.console import new_table, show_json, show_table
 
 
-def models(pattern: str | None = None, json: bool = False) -> None:
-    """List the models, their size, and what is known about their weights.
+def models(pattern: Positional[str | None] = None, json: bool = False) -> None:
+    """List the models, their size, and what is known about their weights; of a single one, its card.
 
     Args:
-        pattern: Only names that match, e.g. "hitnet*".
+        pattern: Only names that match, e.g. hitnet.scenes, or "hitnet*" in quotes.
         json: Print JSON instead of a table.
     """
     from stereopsis.zoo import list_models
 
     rows = [_row(name) for name in list_models(pattern)]
+    if not rows:
+        raise ValueError(f"No model is called {pattern}; `stereopsis models` lists those there are.")
     if json:
         show_json(rows)
+        return
+    if len(rows) == 1:
+        _show_card(rows[0])
         return
     table = new_table("model", "parameters")
     for column in ("weights", "licence", "description"):
@@ -27,6 +34,18 @@ def models(pattern: str | None = None, json: bool = False) -> None:
         parameters = f"{row['parameters']:,}" if row["parameters"] else "-"
         about = f"{row['description']}; {row['training_time']}" if row["training_time"] else row["description"]
         table.add_row(row["name"], parameters, row["weights"], row["licence"] or "-", about)
+    show_table(table)
+
+
+def _show_card(row: dict[str, Any]) -> None:
+    table = new_table("card")
+    table.add_column(row["name"], overflow="fold")
+    known = {name: value for name, value in row.items() if name not in {"name", "shipped", "metrics"} and value}
+    if known.get("parameters"):
+        known["parameters"] = f"{row['parameters']:,}"
+    for name, value in (known | {f"measured: {name}": value for name, value in row["metrics"].items()}).items():
+        text = ", ".join(f"{key} {part}" for key, part in value.items()) if isinstance(value, dict) else str(value)
+        table.add_row(name.replace("_", " "), text)
     show_table(table)
 
 

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
+from stereopsis.cli.batch import SEQUENCE, Sequence, identity_of, run_sequence, settings_of
 from stereopsis.cli.console import show_json
-from stereopsis.cli.matching import DType, check_suffix, describe, load_of, range_text
+from stereopsis.cli.matching import DType, check_folder, check_suffix, describe, load_of, range_text
+from stereopsis.engines.job import Job
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from stereopsis.engines import RunRecord
+    from stereopsis.frames import Frame
+    from stereopsis.types import Depth
 
 # as in upsampling.resample, which is not imported before it is needed
 ReductionName = Literal["bicubic", "bilinear", "area", "cubic", "nearest", "every"]
 
 DEFAULT_UPSAMPLER = "fdkn.any"
+MASKS = (".png", ".npy", ".pgm")
 
 
 def upsample(
-    image: Positional[Path],
-    depth: Positional[Path],
+    image: Positional[str],
     out: Path,
+    depth: Positional[str | None] = None,
     scale: float | None = None,
     model: str = DEFAULT_UPSAMPLER,
     weights: Path | None = None,
@@ -32,73 +41,157 @@ def upsample(
     reduction: ReductionName | None = None,
     device: str = "cpu",
     dtype: DType = "float32",
+    format: Literal["png", "npy", "npz", "pfm"] = "png",
     json: bool = False,
-) -> None:
-    """Depth at the size of an image, with the edges of the image.
+    sequence: Sequence = SEQUENCE,
+) -> int:
+    """Depth at the size of an image, with the edges of the image, of one map or of all of a sequence.
 
     Args:
-        image: Image that the depth map is registered to.
-        depth: Depth map, of the image's size or smaller, in any ratio; 0, negative and NaN are holes.
-        out: File (.png with 16 bits, .npy, .npz, .pfm).
+        image: Image that the depth map is registered to, or a folder, quoted glob or video of them; alone, a folder of
+            both (TUM, or image and depth) or a ROS bag.
+        out: File (.png with 16 bits, .npy, .npz, .pfm); for a sequence a folder.
+        depth: Depth map, of the image's size or smaller, in any ratio, or a folder or quoted glob of them; 0, negative
+            and NaN are holes.
         scale: Ratio of the sizes, refused where the files have another one; theirs if not given.
         model: Upsampler, see `stereopsis models`.
         weights: Safetensors file in place of the shipped weights.
-        valid: Mask of the depth map's size (picture or .npy), 0 where the depth may not be used.
+        valid: Mask of the depth map's size (picture or .npy), 0 where the depth may not be used; for a sequence also a
+            folder of them, named as the depth maps.
         unit: Metres per step of the depth file, e.g. 0.0002 for TUM; what the file states or is usual if not given.
         back_projections: How often the result is pulled towards what the sensor measured. If not given, fdkn.any finds
             out whether to do so once, the others do not.
         reduction: How the depth map was made small, where you know it; what fits best if not given.
         device: Where to compute, e.g. cpu or cuda.
         dtype: Precision to compute in.
+        format: Kind of the files of a sequence.
         json: Print JSON instead of text.
+        sequence: How sequences are read and worked on.
     """
-    import time
-
-    import torch
-
-    from stereopsis.io import read_depth, read_image, write_depth
+    from stereopsis.engines import RunRecord
+    from stereopsis.frames import open_depth_frames
+    from stereopsis.io import is_bag, is_video
     from stereopsis.io.depth import WRITE_SUFFIXES
-    from stereopsis.types import Depth
-    from stereopsis.upsampling.resample import upsample
 
-    check_suffix(out, WRITE_SUFFIXES, "--out")
     if scale is not None and not scale >= 1:
         raise ValueError(f"--scale is {scale:g}; it must be at least 1, for example 8.")
-    guide = read_image(image)[None]
-    values, known = (t[None] for t in read_depth(depth, unit))
-    if valid is not None:
-        known = known & _read_mask(valid, known.shape[-2:])
-    if not known.any():
-        raise ValueError(f"{depth} has no valid depth; check the file, --unit and --valid.")
-    _check_ratio(guide, values, scale)
-    upsampler = load_upsampler(model, weights, device, dtype)
-    small = Depth(torch.where(known, values, 0.0), known)
-    start = time.perf_counter()
-    with torch.inference_mode():
-        found = upsample(upsampler, guide.to(device), small.to(device), back_projections, reduction).to("cpu")
-    seconds = time.perf_counter() - start
-    # a correction can take depth beside a hole or a border below 0
-    positive = found.valid & (found.depth > 0)
-    result = Depth(torch.where(positive, found.depth, 0.0), positive)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_depth(out, result, overflow="drop")
+    many = depth is None or is_bag(image) or is_video(image) or not (Path(image).is_file() and Path(depth).is_file())
+    if not many:
+        check_suffix(out, WRITE_SUFFIXES, "--out")
+    tolerance = sequence.sync_ms / 1000
+    frames = open_depth_frames(image, depth, unit=unit, topics=sequence.topics, tolerance=tolerance)
+    if many:
+        check_folder(out, "--out")
+        if out.suffix.lower() in WRITE_SUFFIXES:
+            raise ValueError(f"--out is {out}, a file, but there are {frames.count} depth maps; name a folder.")
+    job = UpsampleJob(model, weights, scale, valid, unit, back_projections, reduction, device, dtype, format, out, many)
+    if many:
+        job.record = RunRecord(out, settings_of("upsample", (image, depth), job.settings()), sequence.overwrite)
 
-    numbers = describe(result.depth, result.valid)
-    height, width = result.depth.shape[-2:]
+    summary = run_sequence(frames, job, sequence, "upsampling", strict=lambda _: not many)
     if json:
-        show_json(
-            {
-                "model": model,
-                "width": width,
-                "height": height,
-                "scale": width / values.shape[-1],
-                "depth": numbers,
-                "seconds": round(seconds, 4),
-                "out": str(out),
-            }
-        )
-        return
-    print(f"{out}  {range_text(numbers, 'm')}, {seconds:.2f} s")
+        rows = {"pairs": summary.results, "failed": summary.failed, "skipped": summary.skipped}
+        show_json({"model": model} | (rows if many else summary.results[0]))
+    else:
+        for row in summary.results:
+            print(f"{row['out']}  {range_text(row['depth'], 'm')}, {row['seconds']:.2f} s")
+    return summary.status("upsampled")
+
+
+@dataclass(eq=False)
+class UpsampleJob(Job):
+    """Upsamples the depth of a sequence; most attributes are those of :func:`upsample`.
+
+    Attributes:
+        many: whether results lie in a folder, under the names of the frames.
+        record: of the run, for a sequence.
+    """
+
+    model: str
+    weights: Path | None
+    scale: float | None
+    valid: Path | None
+    unit: float | None
+    back_projections: int | None
+    reduction: ReductionName | None
+    device: str
+    dtype: DType
+    format: str
+    out: Path
+    many: bool
+    record: RunRecord | None = None
+    network: nn.Module | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """What the maps depend on."""
+        names = (
+            "model", "weights", "scale", "valid", "unit", "back_projections", "reduction", "dtype", "format",
+        )  # fmt: skip
+        values = {name: getattr(self, name) for name in names}
+        return values | {"checksum of the weights": identity_of(self.model, self.weights)}
+
+    def open(self) -> None:
+        self.network = load_upsampler(self.model, self.weights, self.device, self.dtype)
+
+    def is_done(self, frame: Frame) -> bool:
+        return self.record is not None and self.record.is_done([self._target(frame)], {frame.left, frame.right})
+
+    def read(self, frame: Frame) -> tuple[Tensor, Depth]:
+        import torch
+
+        from stereopsis.types import Depth
+
+        guide, values, known = (t[None] for t in frame.read())
+        if self.valid is not None:
+            known = known & _read_mask(self._mask(frame), known.shape[-2:])
+        if not known.any():
+            raise ValueError(f"{frame.right} has no valid depth; check the file, --unit and --valid.")
+        _check_ratio(guide, values, self.scale)
+        return guide, Depth(torch.where(known, values, 0.0), known)
+
+    def compute(self, frame: Frame, images: tuple[Tensor, Depth]) -> tuple[Depth, dict[str, Any]]:
+        import torch
+
+        from stereopsis.types import Depth
+        from stereopsis.upsampling.resample import upsample
+
+        assert self.network is not None
+        guide, small = images
+        start = time.perf_counter()
+        with torch.inference_mode():
+            found = upsample(
+                self.network, guide.to(self.device), small.to(self.device), self.back_projections, self.reduction
+            ).to("cpu")
+        seconds = time.perf_counter() - start
+        if self.record is not None:
+            self.record.begin()
+        # a correction can take depth beside a hole or a border below 0
+        positive = found.valid & (found.depth > 0)
+        height, width = found.depth.shape[-2:]
+        row = {"width": width, "height": height, "scale": width / small.depth.shape[-1], "seconds": round(seconds, 4)}
+        return Depth(torch.where(positive, found.depth, 0.0), positive), row
+
+    def write(self, frame: Frame, found: tuple[Depth, dict[str, Any]]) -> dict[str, Any]:
+        from stereopsis.io import write_depth
+
+        result, row = found
+        target = self._target(frame)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_depth(target, result, overflow="drop")
+        return {"name": frame.name} | row | {"depth": describe(result.depth, result.valid), "out": str(target)}
+
+    def _target(self, frame: Frame) -> Path:
+        return self.out / f"{frame.name}.{self.format}" if self.many else self.out
+
+    def _mask(self, frame: Frame) -> Path:
+        assert self.valid is not None
+        if not self.valid.is_dir():
+            return self.valid
+        for suffix in MASKS:
+            path = self.valid / f"{frame.right.stem}{suffix}"
+            if path.is_file():
+                return path
+        raise FileNotFoundError(f"{self.valid} has no mask {frame.right.stem} ({', '.join(MASKS)}).")
 
 
 def load_upsampler(name: str, weights: Path | None = None, device: str = "cpu", dtype: DType = "float32") -> nn.Module:

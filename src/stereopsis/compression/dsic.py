@@ -435,3 +435,9 @@ _register(
     licence="Apache-2.0",
     weights_file="dsic.scenes.safetensors",
 )
+_register(
+    "dsic.depth",
+    DSICConfig(),
+    "the same, trained on for pictures that are to be matched (recipe dsic.depth)",
+    licence="Apache-2.0",
+)

@@ -103,12 +103,15 @@ class Plan:
         placement: of images.
         example: inputs for checks, by height, width and seed.
         max_disparity: that a matcher's graphs are made for.
+        exact: regular expression for the layers that stay in float32 where the others are in 8 bits; None where none
+            may be.
     """
 
     graphs: tuple[Graph, ...]
     placement: Placement
     example: Callable[[int, int, int], dict[str, Tensor]]
     max_disparity: int | None = None
+    exact: str | None = None
 
 
 def plan_of(entry: ModelEntry, model: nn.Module, max_disparity: int | None = None) -> Plan:
@@ -150,12 +153,17 @@ class _HITNet(nn.Module):
         return self.model.maps(left, right, self.max_disparity)
 
 
+# What sees or gives disparities, and the features that are compared for the matching.
+HITNET_EXACT = r"initialize|\.cost\.|propagate\.\d+\.conv\.|\.reduce|\.update"
+
+
 def _hitnet(model: HITNet, limit: int) -> Plan:
     multiple = model.config.size_multiple
     grey = model.config.padding == "grey"
     placement = Placement(multiple, fill=(0.5,)) if grey else Placement(multiple, columns="left")
     outputs = {"disparity": PIXELS, "confidence": CERTAINTY}
-    return Plan((Graph("", _HITNet(model, limit), {"left": 1, "right": 1}, outputs),), placement, _pair, limit)
+    graph = Graph("", _HITNet(model, limit), {"left": 1, "right": 1}, outputs)
+    return Plan((graph,), placement, _pair, limit, HITNET_EXACT)
 
 
 # --- AnyNet: each stage goes on from the one before

@@ -1,6 +1,7 @@
 """Files: images, disparity, depth, point clouds, and the pairs in a folder. One small module each."""
 
 from stereopsis.io.atomic import atomic_write, atomic_write_text
+from stereopsis.io.bags import BAG_SUFFIXES, BagImage, BagPair, is_bag
 from stereopsis.io.depth import read_depth, write_depth
 from stereopsis.io.disparity import read_disparity, write_disparity
 from stereopsis.io.images import IMAGE_SUFFIXES, read_image, write_image
@@ -19,9 +20,12 @@ from stereopsis.io.video import (
 )
 
 __all__ = [
+    "BAG_SUFFIXES",
     "IMAGE_SUFFIXES",
     "VIDEO_CODECS",
     "VIDEO_SUFFIXES",
+    "BagImage",
+    "BagPair",
     "EarlyEndError",
     "PairPaths",
     "VideoPair",
@@ -30,6 +34,7 @@ __all__ = [
     "atomic_write",
     "atomic_write_text",
     "find_pairs",
+    "is_bag",
     "is_video",
     "open_pair",
     "read_depth",

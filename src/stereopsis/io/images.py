@@ -39,14 +39,7 @@ def read_image(path: str | Path, channels: Literal[1, 3] | None = 3) -> Float[Te
     path = Path(path)
     if channels not in (1, 3, None):
         raise ValueError(f"channels is {channels}; it must be 1, 3, or None to keep what the file has.")
-    content = read_bytes(path)
-    try:
-        array, orientation = _decode(content)
-    except _OutOfRange as error:
-        raise ValueError(f"{path} {error}") from None
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as an image ({reason(error)}); write or copy it again.") from None
-    array = _upright(array, orientation)
+    array = decode_image(read_bytes(path), path)
     if array.ndim == 2:
         array = array[..., None]
     if channels == 3 and array.shape[2] == 1:
@@ -54,6 +47,25 @@ def read_image(path: str | Path, channels: Literal[1, 3] | None = 3) -> Float[Te
     if channels == 1 and array.shape[2] == 3:
         array = (array @ LUMA)[..., None]
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1), dtype=np.float32))
+
+
+def decode_image(content: bytes, name: str | Path) -> Float[np.ndarray, "h w *c"]:
+    """The pixels of an image file that was read already: float32 (H, W) or (H, W, 3) in [0, 1], upright.
+
+    Args:
+        content: the file.
+        name: what errors call it.
+
+    Raises:
+        ValueError: as of :func:`read_image`.
+    """
+    try:
+        array, orientation = _decode(content)
+    except _OutOfRange as error:
+        raise ValueError(f"{name} {error}") from None
+    except Exception as error:
+        raise ValueError(f"{name} cannot be read as an image ({reason(error)}); write or copy it again.") from None
+    return _upright(array, orientation)
 
 
 def write_image(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stereopsis.io.images import IMAGE_SUFFIXES
+from stereopsis.io.stamps import TOLERANCE, pair_tables
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,11 @@ NOT_A_VIEW = re.compile(r"disp|depth|mask|occ|conf|flow", re.IGNORECASE)
 LAYOUTS = "im0/im1, left/right, view1/view5, image_2/image_3, *_L/*_R or *left*/*right*"
 
 
-def find_pairs(left: str | Path, right: str | Path | None = None) -> list[PairPaths]:
+def find_pairs(left: str | Path, right: str | Path | None = None, tolerance: float = TOLERANCE) -> list[PairPaths]:
     """The pairs that one or two arguments name, in natural order (``2`` before ``10``).
+
+    The folders of two EuRoC cameras (``cam0`` and ``cam1``, or ``data`` in them, with a ``data.csv`` each) are paired
+    by time stamp, and a warning says how many images have no partner.
 
     Args:
         left: a file, a folder or a glob of left views; without ``right`` a folder in a known layout: sub-folders
@@ -49,14 +53,18 @@ def find_pairs(left: str | Path, right: str | Path | None = None) -> list[PairPa
             or the like, or sub-folders that each hold one such scene.
         right: the same of right views. Files are matched by name where the names agree (apart from the part that says
             left or right), else by order.
+        tolerance: seconds that two images of a pair may be apart, where tables tell their times.
 
     Raises:
         FileNotFoundError: a file or folder is missing.
-        ValueError: a folder without images, different counts, or a folder in no known layout.
+        ValueError: a folder without images, different counts, a folder in no known layout, or a damaged table.
     """
     if right is None:
-        return _in_layout(Path(left))
-    lefts, rights = _images(left), _images(right)
+        return _in_layout(Path(left), tolerance)
+    table, other = _table(Path(left)), _table(Path(right))
+    if table is not None and other is not None:
+        return [PairPaths(first.stem, first, second) for first, second in pair_tables(table, other, tolerance)]
+    lefts, rights = list_files(left), list_files(right)
     if len(lefts) != len(rights):
         raise ValueError(
             f"{left} holds {len(lefts)} images and {right} holds {len(rights)}; "
@@ -67,18 +75,26 @@ def find_pairs(left: str | Path, right: str | Path | None = None) -> list[PairPa
         or _matched([_key(p.stem, 0) for p in lefts], {_key(p.stem, 1): p for p in rights})
         or rights
     )
-    return [PairPaths(name, a, b) for name, a, b in zip(_unique(lefts), lefts, rights, strict=True)]
+    return [PairPaths(name, a, b) for name, a, b in zip(unique_names(lefts), lefts, rights, strict=True)]
 
 
-def _in_layout(folder: Path) -> list[PairPaths]:
+def _table(folder: Path) -> Path | None:
+    """EuRoC's list of a camera's images, given its folder or that of the images; None where there is none."""
+    for table in (folder / "data.csv", *([folder.parent / "data.csv"] if folder.name == "data" else [])):
+        if table.is_file():
+            return table
+    return None
+
+
+def _in_layout(folder: Path, tolerance: float) -> list[PairPaths]:
     if not folder.exists():
         raise FileNotFoundError(f"{folder} does not exist; name an existing folder of pairs.")
     if not folder.is_dir():
         raise ValueError(f"{folder} is a file; name the right view too, or a folder of pairs.")
-    pairs = _scene(folder)
+    pairs = _scene(folder, tolerance)
     if not pairs:
         for scene in sorted((p for p in folder.iterdir() if p.is_dir()), key=_natural):
-            found = _scene(scene)
+            found = _scene(scene, tolerance)
             alone = len(found) == 1
             pairs += [PairPaths(scene.name if alone else f"{scene.name}_{p.name}", p.left, p.right) for p in found]
     if not pairs:
@@ -86,15 +102,15 @@ def _in_layout(folder: Path) -> list[PairPaths]:
     return pairs
 
 
-def _scene(folder: Path) -> list[PairPaths]:
+def _scene(folder: Path, tolerance: float) -> list[PairPaths]:
     """The pairs of one folder: of its two sub-folders of views, else of its files; none if it is in no known layout."""
     for left, right in FOLDERS:
         if (folder / left).is_dir() and (folder / right).is_dir():
-            return find_pairs(folder / left, folder / right)
+            return find_pairs(folder / left, folder / right, tolerance)
     for sub in sorted((p for p in folder.iterdir() if p.is_dir() and not NOT_A_VIEW.search(p.name)), key=_natural):
         partner = sub.with_name(sub.name.replace("left", "right"))
         if partner != sub and partner.is_dir():
-            return find_pairs(sub, partner)
+            return find_pairs(sub, partner, tolerance)
     return _among_files(folder)
 
 
@@ -141,32 +157,43 @@ def _key(stem: str, side: int) -> str:
     return stem[:-1].strip("_-. ") if stem.endswith("LR"[side]) else stem
 
 
-def _images(source: str | Path) -> list[Path]:
+def list_files(source: str | Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, kind: str = "image") -> list[Path]:
+    """The files that a name, a folder or a glob stands for, in natural order.
+
+    Args:
+        suffixes: of the files of a folder that count.
+        kind: what errors call such a file.
+
+    Raises:
+        FileNotFoundError: a file or folder is missing.
+        ValueError: none is found.
+    """
     path = Path(source)
     if path.is_file():
         return [path]
     if path.is_dir():
-        images = _listing(path)
-        if not images:
-            raise ValueError(f"{path} holds no image ({', '.join(IMAGE_SUFFIXES)}); name a folder that does.")
-        return images
+        files = _listing(path, suffixes)
+        if not files:
+            raise ValueError(f"{path} holds no {kind} ({', '.join(suffixes)}); name a folder that does.")
+        return files
     if glob.has_magic(str(source)):
         # Not Path.glob, which refuses absolute patterns.
         found = [Path(p) for p in glob.glob(str(source), recursive=True)]  # noqa: PTH207
-        images = sorted((p for p in found if p.is_file()), key=_natural)
-        if not images:
+        files = sorted((p for p in found if p.is_file()), key=_natural)
+        if not files:
             raise ValueError(f"No file matches {source}; correct the pattern.")
-        return images
-    raise FileNotFoundError(f"{path} does not exist; name an existing image or folder.")
+        return files
+    raise FileNotFoundError(f"{path} does not exist; name an existing {kind} or folder.")
 
 
-def _listing(folder: Path) -> list[Path]:
+def _listing(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
     # Hidden files are what systems and unfinished writers leave.
-    found = (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    found = (p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))
     return sorted(found, key=_natural)
 
 
-def _unique(paths: Iterable[Path]) -> list[str]:
+def unique_names(paths: Iterable[Path]) -> list[str]:
+    """What results are called after: the stems, with folder and suffix where two are alike."""
     paths = list(paths)
     stems = [path.stem for path in paths]
     if len(set(stems)) == len(stems):

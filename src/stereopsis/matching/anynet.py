@@ -336,6 +336,8 @@ class AnyNet(nn.Module):
         clock: a monotonic clock in seconds, by which budgets are kept.
     """
 
+    largest_view = 16_000_000  # pixels that are matched at once, in 2 GB at most
+
     def __init__(self, config: AnyNetConfig | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
         super().__init__()
         self.config = config = config or AnyNetConfig()

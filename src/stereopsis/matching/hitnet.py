@@ -40,7 +40,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stereopsis.matching import hitnet_bf16
+from stereopsis.ops import bf16_conv
 from stereopsis.ops.fused_conv import conv_leaky
+from stereopsis.ops.portable import portable
 from stereopsis.ops.tile_match import TILE, matching_cost, right_tile_padding, tile_match
 from stereopsis.ops.tile_plane import expand_plane, split_tiles
 from stereopsis.ops.tile_warp import tile_warp_cost
@@ -369,13 +372,16 @@ class HITNet(nn.Module):
             )
         if max_disparity is not None and max_disparity < 1:
             raise ValueError(f"max_disparity is {max_disparity}; it must be at least 1 pixel.")
+        left, right = self._channels(left), self._channels(right)
+        if hitnet_bf16.usable(self, left, right):
+            return hitnet_bf16.match(self, left, right, max_disparity or self.config.max_disparity)
         height, width = left.shape[-2:]
         multiple = self.config.size_multiple
         wide, high = -width % multiple, -height % multiple
         grey = self.config.padding == "grey"
         pad, mode, value = ((0, wide, 0, high), "constant", 0.5) if grey else ((wide, 0, 0, high), "replicate", None)
         inner = (..., slice(height), slice(width) if grey else slice(wide, None))
-        left, right = (F.pad(self._channels(view), pad, mode, value) for view in (left, right))
+        left, right = (F.pad(view, pad, mode, value) for view in (left, right))
         disparity, confidence = (values[inner] for values in self.maps(left, right, max_disparity))
         valid = disparity.isfinite()
         disparity = torch.where(valid, disparity.clamp(min=0), 0.0)
@@ -394,10 +400,17 @@ class HITNet(nn.Module):
             max_disparity: as in :meth:`forward`.
         """
         left, right = (2 * self._channels(view) - 1 for view in (left, right))
-        with torch.autocast(left.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32):
+        # a graph for other runtimes computes in float32
+        rough = self.compute_dtype != torch.float32 and not portable()
+        with torch.autocast(left.device.type, self.compute_dtype, enabled=rough):
             stages = self.stages(left, right, max_disparity)
         _, w = stages.selected[-1]
         return stages.refined[-1][:, :1], self._confidence(F.interpolate(w, scale_factor=TILE, mode="nearest"))
+
+    def fastest_dtype(self, device: torch.device | str) -> torch.dtype:
+        """To compute in on this machine: bfloat16 where the CPU has arithmetic for it and we have kernels."""
+        on_cpu = torch.device(device).type == "cpu"
+        return torch.bfloat16 if on_cpu and bf16_conv.kernel() is not None else torch.float32
 
     def _channels(self, image: Tensor) -> Tensor:
         if image.shape[1] == self.config.in_channels:

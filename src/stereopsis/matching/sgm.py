@@ -24,6 +24,7 @@ from stereopsis.zoo.registry import register
 SGMMode = Literal["3way", "hh", "5dir"]
 
 _GRANULE = 16  # OpenCV searches multiples of 16 disparities and returns sixteenths of a pixel
+_SMALL_MEMORY = 16_000_000  # pixels of a view that take 2 GB at most
 _LARGEST = 2032  # above it, sixteenths plus the mark for "no match" leave 16 bits
 
 
@@ -72,6 +73,7 @@ class _OpenCVMatcher(nn.Module, ABC):
     """What the two matchers share: conversion, padding and the marks of OpenCV's output."""
 
     grey: bool
+    max_disparity = 192  # where a call gives none
 
     @abstractmethod
     def _matcher(self, disparities: int) -> Any:
@@ -79,13 +81,13 @@ class _OpenCVMatcher(nn.Module, ABC):
 
     @torch.no_grad()
     def forward(
-        self, left: Float[Tensor, "b c h w"], right: Float[Tensor, "b c h w"], max_disparity: int = 192
+        self, left: Float[Tensor, "b c h w"], right: Float[Tensor, "b c h w"], max_disparity: int | None = None
     ) -> Disparity:
         """Match a batch of rectified pairs.
 
         Args:
             left, right: RGB or one-channel images in [0, 1].
-            max_disparity: largest disparity searched in pixels, rounded up to a multiple of 16.
+            max_disparity: largest disparity searched in pixels, 192 if not given, rounded up to a multiple of 16.
 
         Returns:
             Disparity in pixels (float32); 0 and not valid where OpenCV found no match. OpenCV gives no measure of
@@ -95,6 +97,7 @@ class _OpenCVMatcher(nn.Module, ABC):
             ValueError: the views differ in size, have another number of channels or values that are not finite, or
                 ``max_disparity`` is out of range.
         """
+        max_disparity = self.max_disparity if max_disparity is None else max_disparity
         _check(left, right, max_disparity)
         disparities = -(-max_disparity // _GRANULE) * _GRANULE
         matcher = self._matcher(disparities)
@@ -133,6 +136,8 @@ class SemiGlobalMatching(_OpenCVMatcher):
     def __init__(self, config: SGMConfig | None = None) -> None:
         super().__init__()
         self.config = config or SGMConfig()
+        if self.config.mode == "3way":
+            self.largest_view = _SMALL_MEMORY  # the other modes keep the costs of all disparities
 
     def _matcher(self, disparities: int) -> Any:
         import cv2
@@ -163,6 +168,7 @@ class BlockMatching(_OpenCVMatcher):
     """OpenCV's StereoBM on grey images: the fastest and the least dense."""
 
     grey = True
+    largest_view = _SMALL_MEMORY
 
     def __init__(self, config: BlockMatchingConfig | None = None) -> None:
         super().__init__()

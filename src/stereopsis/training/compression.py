@@ -18,6 +18,7 @@ from stereopsis.compression.hyperprior import Hyperprior, Reconstruction
 from stereopsis.compression.losses import RateDistortion, lambda_of, rate_distortion_loss
 from stereopsis.data.augment import augment
 from stereopsis.data.textures import TextureBank, installed_photos, make_bank
+from stereopsis.training.features import FeatureDifference
 from stereopsis.training.recipes import CodecLossConfig, Phase, Recipe
 from stereopsis.training.streams import AUGMENT_SEED, SceneStream
 from stereopsis.zoo.registry import get_entry
@@ -118,6 +119,11 @@ def loss_of(recipe: Recipe) -> CodecLossConfig:
     return recipe.loss
 
 
+def features_of(recipe: Recipe) -> FeatureDifference | None:
+    """What a recipe compares beside pictures; None where its matching weight is 0."""
+    return FeatureDifference(bf16=recipe.bf16) if loss_of(recipe).matching_weight else None
+
+
 def seen_from_right(
     left: Float[Tensor, "b 3 h w"],
     behind: Float[Tensor, "b 3 h w"],
@@ -180,12 +186,13 @@ class HyperpriorObjective(nn.Module):
 
     def __init__(self, model: Hyperprior, recipe: Recipe) -> None:
         super().__init__()
-        self.model, self.loss = model, loss_of(recipe)
+        self.model, self.loss, self.features = model, loss_of(recipe), features_of(recipe)
         model.compute_dtype = torch.bfloat16 if recipe.bf16 else torch.float32
 
     def forward(self, batch: ImageBatch, phase: Phase) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The terms, whose sum is the loss, and what is only watched."""
-        return rate_and_distortion(self.model(batch.images, batch.quality), batch.images, batch.quality, self.loss)
+        output = self.model(batch.images, batch.quality)
+        return rate_and_distortion(output, batch.images, batch.quality, self.loss, features=self.features)
 
 
 class DSICObjective(nn.Module):
@@ -193,14 +200,14 @@ class DSICObjective(nn.Module):
 
     def __init__(self, model: DSIC, recipe: Recipe) -> None:
         super().__init__()
-        self.model, self.loss = model, loss_of(recipe)
+        self.model, self.loss, self.features = model, loss_of(recipe), features_of(recipe)
         model.compute_dtype = torch.bfloat16 if recipe.bf16 else torch.float32
 
     def forward(self, batch: PairBatch, phase: Phase) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The terms, whose sum is the loss, and what is only watched."""
         output = self.model(batch.left, batch.right, batch.quality)
         views = torch.cat([batch.left, batch.right])
-        terms, watched = rate_and_distortion(output, views, batch.quality.repeat(2), self.loss)
+        terms, watched = rate_and_distortion(output, views, batch.quality.repeat(2), self.loss, features=self.features)
         first, second = output.bits.detach().chunk(2)
         return terms, watched | {"second_view": second.sum() / first.sum()}
 
@@ -210,7 +217,7 @@ class FFCAObjective(nn.Module):
 
     def __init__(self, model: FFCA, recipe: Recipe) -> None:
         super().__init__()
-        self.model, self.loss = model, loss_of(recipe)
+        self.model, self.loss, self.features = model, loss_of(recipe), features_of(recipe)
         model.compute_dtype = torch.bfloat16 if recipe.bf16 else torch.float32
 
     def forward(self, batch: PairBatch, phase: Phase) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -219,7 +226,7 @@ class FFCAObjective(nn.Module):
         if torch.rand(()) < 0.5:
             main, side, side_is = side, main, "left"
         output = self.model(main, side, batch.quality, side_is)
-        terms, watched = rate_and_distortion(output, main, batch.quality, self.loss, ffca_loss)
+        terms, watched = rate_and_distortion(output, main, batch.quality, self.loss, ffca_loss, self.features)
         error = (output.base.detach() - main).square().mean((1, 2, 3))
         return terms, watched | {"psnr_without_side": (-10 * error.log10()).mean()}
 
@@ -230,6 +237,7 @@ def rate_and_distortion(
     quality: Float[Tensor, " b"],
     loss: CodecLossConfig,
     measure: Callable[..., RateDistortion] = rate_distortion_loss,
+    features: FeatureDifference | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The terms, each image's in shares of what its quality makes usual, and what is only watched."""
     result = measure(output, images, quality, loss.metric)
@@ -240,6 +248,9 @@ def rate_and_distortion(
     if result.bpp.mean() < loss.target_bpp:
         rate = share.detach() * loss.target_bpp
     terms = {"rate": rate.mean(), "distortion": (share * (result.loss - result.bpp)).mean()}
+    if features is not None:
+        # an amplitude, which falls with the root of lambda: it needs no share to weigh as much at every quality
+        terms["matching"] = loss.matching_weight * features(output.x_hat, images).mean()
     return terms, {
         "bpp": result.bpp.mean(),
         "bpp_z": output.bits_z.mean() / images[0, 0].numel(),

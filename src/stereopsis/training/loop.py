@@ -166,7 +166,9 @@ def _read_checkpoint(path: Path, recipe: Recipe, device: torch.device) -> dict[s
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist, so there is nothing to resume; leave --resume out.")
     state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    wanted, made = asdict(recipe), state["recipe"]
+    wanted, made = asdict(recipe), dict(state["recipe"])
+    if wanted["loss"].keys() >= made["loss"].keys():  # constants that came later had their defaults then
+        made["loss"] = asdict(type(recipe.loss)()) | made["loss"]
     for key in wanted:
         if wanted[key] != made.get(key):
             raise ValueError(

@@ -56,11 +56,13 @@ class CodecLossConfig:
         qualities: least and largest that are drawn, 1 to 8.
         target_bpp: bits a pixel below which the rate costs nothing (DSIC, Eq. 16), for a network of one rate; 0 for
             none.
+        matching_weight: of the change in HITNet's features (:mod:`stereopsis.training.features`); 0 for none.
     """
 
     metric: Literal["mse", "ms-ssim"] = "mse"
     qualities: tuple[float, float] = (1.0, 8.0)
     target_bpp: float = 0.0
+    matching_weight: float = 0.0
 
 
 # what a run of thousands of steps, not millions, needs
@@ -231,6 +233,21 @@ RECIPES = {
             seed=20_000_000,
             loss=replace(_SHORT_RUN, initialization_weight=2),
         ),
+        # from hitnet.gaps' end: near things before far ones, beside which much is seen by one camera alone
+        Recipe(
+            name="hitnet.wide",
+            model="hitnet.scenes",
+            phases=(
+                Phase(600, 2, 224, SceneConfig(256, 640, max_disparity=210, surfaces=(4, 14)), _CAMERAS),
+                Phase(600, 2, 144, SceneConfig(256, 640, max_disparity=130, surfaces=(8, 24), **_GAPS), _CAMERAS),
+            ),
+            learning_rate=2.5e-3,
+            vector_learning_rate=4e-4,
+            warmup=100,
+            ema=0.995,
+            seed=30_000_000,
+            loss=replace(_SHORT_RUN, initialization_weight=2),
+        ),
         Recipe(
             name="anynet.scenes",
             model="anynet.scenes",
@@ -257,6 +274,12 @@ RECIPES = {
         # both from hyperprior.photos' end, for both views or for the base; --initial takes it
         _codec("dsic.scenes", 1400, 130_000_000, (192, 192, 90)),
         _codec("ffca.scenes", 2400, 150_000_000, (128, 320, 90)),
+        # from dsic.scenes' end, for pictures that are to be matched
+        replace(
+            _codec("dsic.depth", 400, 170_000_000, (192, 192, 90), predictor_rate=5e-4),
+            learning_rate=1e-4,
+            loss=CodecLossConfig(matching_weight=4.0),
+        ),
         # for --pairs: a user's own pairs, with ground truth or without, from a shipped weight
         Recipe(
             name="hitnet.finetune",

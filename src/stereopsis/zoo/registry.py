@@ -38,6 +38,11 @@ class _ChoosesPrecision(Protocol):
     compute_dtype: torch.dtype
 
 
+@runtime_checkable
+class _KnowsFastest(Protocol):
+    def fastest_dtype(self, device: torch.device | str) -> torch.dtype: ...
+
+
 @dataclass(frozen=True)
 class ModelEntry:
     """One row of the registry.
@@ -160,8 +165,9 @@ def load(
         name: one of :func:`list_models`.
         weights: a safetensors file to use instead of the shipped one; needed for official tags.
         device: where the module goes.
-        dtype: to compute in, float32 if not given. A model with an attribute ``compute_dtype`` decides itself what to
-            compute in it; any other has its parameters cast.
+        dtype: to compute in; if not given, what the model finds fastest on this machine: bfloat16 for HITNet on a CPU
+            with arithmetic for it, float32 for models that do not choose. A model with an attribute ``compute_dtype``
+            decides itself what to compute in it; any other has its parameters cast.
 
     Raises:
         ValueError: unknown name, official tag without weights, weights that do not fit or are damaged, or a device
@@ -181,10 +187,12 @@ def load(
         load_into(model, weights, entry)
     elif entry.weights_file is not None:
         load_into(model, shipped_path(entry.weights_file), entry, verify=True)
-    if dtype is not None and isinstance(model, _ChoosesPrecision):
-        model.compute_dtype = dtype
-        dtype = None
     try:
+        if dtype is None and isinstance(model, _KnowsFastest):
+            dtype = model.fastest_dtype(device)
+        if dtype is not None and isinstance(model, _ChoosesPrecision):
+            model.compute_dtype = dtype
+            dtype = None
         return model.to(device=device, dtype=dtype).eval()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].rstrip(".")

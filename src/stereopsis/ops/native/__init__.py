@@ -19,6 +19,8 @@ from torch import Tensor
 
 from stereopsis.ops.portable import portable
 
+Argument = Tensor | ctypes.Structure | int | None
+
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
@@ -51,24 +53,49 @@ def _team() -> object | None:
         return None
 
 
-def run(kernel: str, tensors: Sequence[Tensor | None], numbers: Sequence[int], rows: int) -> None:
-    """Runs a kernel of the library over all rows, split among torch's threads.
+class Call:
+    """A kernel of the library with its arguments, to be run over all rows any number of times, split among threads.
 
     Args:
         kernel: its name; it takes tensors, numbers and a range of rows.
-        tensors: contiguous, in the order that the kernel's comment names; None is its NULL.
+        tensors: contiguous, in the order that the kernel's comment names; None is its NULL. A structure of ctypes, or
+            an address as an integer, stands for a tensor; what an address means must be kept alive elsewhere.
         numbers: sizes and switches, likewise.
     """
-    lib = library()
-    assert lib is not None
-    pointers = (ctypes.c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
-    values = (ctypes.c_int * len(numbers))(*numbers)
-    function, threads = getattr(lib, kernel), torch.get_num_threads()
-    if threads == 1 or _team() is None:
-        over_rows(lambda begin, end: function(pointers, values, begin, end), rows)
-    else:
-        # two shares a thread, so that one that comes late does not hold up the others
-        lib.over_rows(_team(), function, pointers, values, rows, -(-rows // (2 * threads)), threads)
+
+    def __init__(self, kernel: str, tensors: Sequence[Argument], numbers: Sequence[int], rows: int) -> None:
+        self._library = library()
+        self._function = getattr(self._library, kernel)
+        self.name = kernel
+        self._kept = tensors
+        self._pointers = (ctypes.c_void_p * len(tensors))(*map(_address, tensors))
+        self._numbers = (ctypes.c_int * len(numbers))(*numbers)
+        self._rows = rows
+
+    def put(self, place: int, tensor: Tensor) -> None:
+        """Another tensor instead of one, which the caller keeps alive until it was run."""
+        self._pointers[place] = tensor.data_ptr()
+
+    def __call__(self) -> None:
+        function, pointers, numbers, rows = self._function, self._pointers, self._numbers, self._rows
+        threads, team = torch.get_num_threads(), _team()
+        if threads == 1 or team is None:
+            over_rows(lambda begin, end: function(pointers, numbers, begin, end), rows)
+        else:
+            # two shares a thread, so that one that comes late does not hold up the others
+            share = -(-rows // (2 * threads))
+            self._library.over_rows(team, function, pointers, numbers, rows, share, threads)  # type: ignore[union-attr]
+
+
+def _address(argument: Argument) -> int | None:
+    if isinstance(argument, Tensor):
+        return argument.data_ptr()
+    return ctypes.addressof(argument) if isinstance(argument, ctypes.Structure) else argument
+
+
+def run(kernel: str, tensors: Sequence[Tensor | None], numbers: Sequence[int], rows: int) -> None:
+    """Runs a kernel of the library once; arguments as of :class:`Call`."""
+    Call(kernel, tensors, numbers, rows)()
 
 
 def over_rows(kernel: Callable[[int, int], object], rows: int, *, step: int = 1) -> None:

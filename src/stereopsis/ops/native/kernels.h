@@ -5,6 +5,7 @@
 
 #include <math.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,4 +29,15 @@ static inline float exponential(float x) {
         float value;
     } power = {((int)n + 127) << 23};
     return p * power.value;
+}
+
+#define HYPOTHESIS 16 /* numbers of HITNet's: d, dx, dy and the descriptor */
+
+/* To bfloat16: to the nearest, and to the even one of two; NaN stays. */
+static inline uint16_t narrow(float value) {
+    union {
+        float value;
+        uint32_t bits;
+    } u = {value};
+    return (uint16_t)(value != value ? 0x7fc0 : (u.bits + 0x7fff + (u.bits >> 16 & 1)) >> 16);
 }

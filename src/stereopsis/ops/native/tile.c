@@ -8,60 +8,116 @@
 
 static int clampi(int value, int high) { return value < 0 ? 0 : value > high ? high : value; }
 
-/* left (rows, tiles, c), right (rows, width, c); exclude (rows, tiles) or NULL; best (rows, tiles).
-   Disparities d in [0, candidates) compare left tile x with right column clamp(4 x + 1 - d).
-   The right row is sorted by phase (column mod 4) and planar, so that the candidates of 16 tiles are contiguous. */
+/* A row of right tiles sorted by phase (column mod 4) and planar, so that the candidates of 16 tiles are contiguous. */
+typedef struct {
+    float *phases, *lefts;
+    int reach, columns; /* columns of one phase, with slack for the last block */
+} Candidates;
+
+static int new_candidates(Candidates *s, int tiles, int channels, int candidates) {
+    s->reach = (candidates + 3) / 4 * 4;
+    s->columns = (tiles + LANES - 1) / LANES * LANES + s->reach / 4 + LANES;
+    s->phases = malloc(sizeof(float) * 4 * channels * s->columns);
+    s->lefts = malloc(sizeof(float) * channels * LANES);
+    return !s->phases || !s->lefts;
+}
+
+static void free_candidates(Candidates *s) {
+    free(s->phases);
+    free(s->lefts);
+}
+
+static inline __attribute__((always_inline)) void sort_row(const Candidates *s, const float *right, int width,
+                                                           const int channels) {
+    for (int phase = 0; phase < 4; phase++)
+        for (int i = 0; i < s->columns; i++) {
+            const float *source = right + (size_t)clampi(4 * i + phase - s->reach + 1, width - 1) * channels;
+            for (int c = 0; c < channels; c++) s->phases[((size_t)phase * channels + c) * s->columns + i] = source[c];
+        }
+}
+
+/* Up to 16 tiles from `first` on. Disparities d in [0, candidates) compare left tile x with right column
+   clamp(4 x + 1 - d); those within `band` of skip, which may be NULL, do not count. */
+static inline __attribute__((always_inline)) void match_block(const Candidates *s, const float *left, int first,
+                                                              int count, const float *skip, float band, int candidates,
+                                                              float *best_cost, float *best_d, const int channels) {
+    for (int i = 0; i < LANES; i++) {
+        best_cost[i] = INFINITY;
+        best_d[i] = 0;
+    }
+    memset(s->lefts, 0, sizeof(float) * channels * LANES);
+    for (int i = 0; i < count; i++)
+        for (int c = 0; c < channels; c++) s->lefts[c * LANES + i] = left[(size_t)(first + i) * channels + c];
+    for (int d = 0; d < candidates; d++) {
+        const int shift = s->reach - d;
+        const float *p = s->phases + (size_t)(shift % 4) * channels * s->columns + shift / 4 + first;
+        float cost[LANES] = {0};
+        for (int c = 0; c < channels; c++)
+            for (int i = 0; i < LANES; i++) cost[i] += fabsf(s->lefts[c * LANES + i] - p[(size_t)c * s->columns + i]);
+        for (int i = 0; i < LANES; i++) {
+            const float masked = skip && fabsf((float)d - skip[i]) <= band ? INFINITY : cost[i];
+            const int better = masked < best_cost[i];
+            best_cost[i] = better ? masked : best_cost[i];
+            best_d[i] = better ? (float)d : best_d[i];
+        }
+    }
+}
+
+/* left (rows, tiles, c), right (rows, width, c); exclude (rows, tiles) or NULL; best (rows, tiles). */
 EXPORT int tile_match(const float *left, const float *right, const float *exclude, float band, float *best,
                       int row_begin, int row_end, int tiles, int width, int channels, int candidates) {
-    const int reach = (candidates + 3) / 4 * 4;
-    const int blocks = (tiles + LANES - 1) / LANES;
-    const int columns = blocks * LANES + reach / 4 + LANES; /* of one phase, with slack for the last block */
-    float *phases = malloc(sizeof(float) * 4 * channels * columns);
-    float *lefts = malloc(sizeof(float) * channels * LANES);
-    if (!phases || !lefts) {
-        free(phases);
-        free(lefts);
+    Candidates s;
+    if (new_candidates(&s, tiles, channels, candidates)) {
+        free_candidates(&s);
         return 1;
     }
     for (int row = row_begin; row < row_end; row++) {
         const float *l = left + (size_t)row * tiles * channels;
-        const float *r = right + (size_t)row * width * channels;
-        for (int phase = 0; phase < 4; phase++)
-            for (int i = 0; i < columns; i++) {
-                const float *source = r + (size_t)clampi(4 * i + phase - reach + 1, width - 1) * channels;
-                for (int c = 0; c < channels; c++) phases[((size_t)phase * channels + c) * columns + i] = source[c];
-            }
-        for (int block = 0; block < blocks; block++) {
-            const int first = block * LANES;
+        sort_row(&s, right + (size_t)row * width * channels, width, channels);
+        for (int first = 0; first < tiles; first += LANES) {
             const int count = tiles - first < LANES ? tiles - first : LANES;
             float best_cost[LANES], best_d[LANES], skip[LANES];
-            for (int i = 0; i < LANES; i++) {
-                best_cost[i] = INFINITY;
-                best_d[i] = 0;
-                skip[i] = exclude && i < count ? exclude[(size_t)row * tiles + first + i] : -1e9f;
-            }
-            memset(lefts, 0, sizeof(float) * channels * LANES);
-            for (int i = 0; i < count; i++)
-                for (int c = 0; c < channels; c++) lefts[c * LANES + i] = l[(size_t)(first + i) * channels + c];
-            for (int d = 0; d < candidates; d++) {
-                const int shift = reach - d;
-                const float *p = phases + (size_t)(shift % 4) * channels * columns + shift / 4 + first;
-                float cost[LANES] = {0};
-                for (int c = 0; c < channels; c++)
-                    for (int i = 0; i < LANES; i++) cost[i] += fabsf(lefts[c * LANES + i] - p[(size_t)c * columns + i]);
-                for (int i = 0; i < LANES; i++) {
-                    const float masked = fabsf((float)d - skip[i]) <= band ? INFINITY : cost[i];
-                    const int better = masked < best_cost[i];
-                    best_cost[i] = better ? masked : best_cost[i];
-                    best_d[i] = better ? (float)d : best_d[i];
-                }
-            }
+            for (int i = 0; i < LANES; i++) skip[i] = exclude && i < count ? exclude[(size_t)row * tiles + first + i] : -1e9f;
+            match_block(&s, l, first, count, skip, band, candidates, best_cost, best_d, channels);
             memcpy(best + (size_t)row * tiles + first, best_d, sizeof(float) * count);
         }
     }
-    free(phases);
-    free(lefts);
+    free_candidates(&s);
     return 0;
+}
+
+/* tensors: left (batch, height, tiles, c), right (batch, height, width, c), hypotheses (batch, height, tiles, 16), whose
+   plane becomes the best d and flat, and of ops/program.py a map of one channel for its cost. numbers: height, tiles,
+   width, c, candidates, and numbers of the map from one image and row to the next. Rows of the flattened (batch, row)
+   axis. */
+EXPORT void tile_match_hypotheses(void *const *tensors, const int *numbers, int row_begin, int row_end) {
+    const int height = numbers[0], tiles = numbers[1], width = numbers[2], channels = numbers[3], candidates = numbers[4];
+    Candidates s;
+    if (new_candidates(&s, tiles, channels, candidates)) abort();
+    for (int row = row_begin; row < row_end; row++) {
+        const float *left = (const float *)tensors[0] + (size_t)row * tiles * channels;
+        const float *right = (const float *)tensors[1] + (size_t)row * width * channels;
+        uint16_t *costs = (uint16_t *)tensors[3] + (size_t)(row / height) * numbers[5] + (size_t)(row % height) * numbers[6];
+        if (channels == 16)
+            sort_row(&s, right, width, 16);
+        else
+            sort_row(&s, right, width, channels);
+        for (int first = 0; first < tiles; first += LANES) {
+            const int count = tiles - first < LANES ? tiles - first : LANES;
+            float best_cost[LANES], best_d[LANES];
+            float *out = (float *)tensors[2] + ((size_t)row * tiles + first) * HYPOTHESIS;
+            if (channels == 16)
+                match_block(&s, left, first, count, NULL, 0, candidates, best_cost, best_d, 16);
+            else
+                match_block(&s, left, first, count, NULL, 0, candidates, best_cost, best_d, channels);
+            for (int i = 0; i < count; i++) {
+                out[HYPOTHESIS * i] = best_d[i];
+                out[HYPOTHESIS * i + 1] = out[HYPOTHESIS * i + 2] = 0;
+                costs[first + i] = narrow(best_cost[i]);
+            }
+        }
+    }
+    free_candidates(&s);
 }
 
 /* The four columns that the costs at d' - 1, d', d' + 1 share, and the weight of the right neighbour. */
