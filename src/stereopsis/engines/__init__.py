@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from stereopsis.engines.job import Job, Outcome
 from stereopsis.engines.record import RunRecord
-from stereopsis.frames import Frame
+
+if TYPE_CHECKING:
+    from stereopsis.frames import Frame
 
 __all__ = ["Engine", "Job", "Outcome", "RunRecord", "run"]
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from stereopsis.frames import Frame
+if TYPE_CHECKING:
+    from stereopsis.frames import Frame
 
 
 @dataclass(frozen=True)

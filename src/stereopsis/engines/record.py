@@ -9,8 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from stereopsis.io import atomic_write_text
-
 NAME = ".stereopsis.json"
 
 
@@ -55,6 +53,8 @@ class RunRecord:
         if self._since is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / NAME
+            from stereopsis.io import atomic_write_text  # loads what reads images, which --help need not
+
             atomic_write_text(path, json.dumps(self.settings, indent=2) + "\n")
             self._since = path.stat().st_mtime_ns
 
