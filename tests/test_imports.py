@@ -74,7 +74,7 @@ def _loaded(statement: str) -> set[str]:
 
 
 def test_importing_the_package_is_light():
-    heavy = {"cv2", "numba", "tyro", "rich", "PIL", "safetensors", "yaml", "skimage", "scipy", "sklearn"}
+    heavy = {"cv2", "numba", "tyro", "rich", "PIL", "safetensors", "yaml", "skimage", "scipy", "sklearn", "triton"}
     loaded = _loaded("import stereopsis")
     assert {"torch", "numpy"} <= loaded
     assert not loaded & heavy

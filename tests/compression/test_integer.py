@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from stereopsis.compression.integer import FRACTION, IntegerNet, quantize, shift_right, to_fixed
+from stereopsis.compression.integer import (
+    FRACTION,
+    IntegerNet,
+    full_state,
+    quantize,
+    shift_right,
+    to_fixed,
+    whole_state,
+)
 from stereopsis.compression.layers import conv, deconv
 
 
@@ -116,3 +124,19 @@ def test_what_cannot_be_exact_is_refused():
 def test_shift_rounds_to_nearest():
     values = torch.tensor([-96, -33, -32, -31, 31, 32, 33, 95, 96])
     assert shift_right(values, 6).tolist() == [-1, -1, 0, 0, 0, 1, 1, 1, 2]
+
+
+def test_float_weights_follow_from_whole_numbers(exact, x, expected):
+    stored = whole_state(exact)
+    assert not any(name.endswith("weight") for name in stored)
+    other = IntegerNet(_net())
+    with torch.no_grad():
+        for layer in other:
+            layer.weight.mul_(3)
+    other.load_state_dict(full_state(other, stored))
+    assert torch.equal(other.integer(x), expected)
+    other.freeze()
+    for layer, frozen in zip(other, exact, strict=True):
+        assert torch.equal(layer.weight_q, frozen.weight_q)
+        assert torch.equal(layer.multiplier, frozen.multiplier)
+        assert (layer.weight - frozen.weight).abs().max() <= 0.6 * frozen.weight.abs().max() / 127

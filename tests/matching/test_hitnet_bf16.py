@@ -53,8 +53,8 @@ def test_no_further_from_float32_than_autocast(name, monkeypatch):
     exact, ours, theirs = _three_ways(_network(VARIANTS[name]), left, right, 40, monkeypatch)
     for field in ("disparity", "confidence"):
         a, b = ((getattr(found, field) - getattr(exact, field)).abs() for found in (ours, theirs))
-        assert a.median() < 1.3 * b.median() + 1e-3
-        assert a.mean() < 1.3 * b.mean() + 1e-2
+        assert a.median() < 1.5 * b.median() + 1e-3
+        assert a.mean() < 1.5 * b.mean() + 1e-2
 
 
 @pytest.mark.parametrize("size", [(120, 200), (65, 193)])

@@ -107,7 +107,7 @@ def test_read(program, channels, grey):
     call = tile_steps.read(program, (2, channels, 5, 9), out, grey=grey)
     call.put(0, images)
     program()
-    pad = (0, 7, 0, 3) if grey else (7, 0, 0, 3)
+    pad = (0, 7, 0, 3)
     padded = F.pad(images, pad, value=0.5) if grey else F.pad(images, pad, mode="replicate")
     torch.testing.assert_close(out.view[:, :channels].float(), 2 * padded - 1, rtol=2**-8, atol=1e-6)
     assert (out.view[:, channels:] == 0).all()
@@ -118,15 +118,15 @@ def test_finish(program, highest):
     d, w = torch.randn(2, 1, 8, 16), torch.randn(2, 1, 2, 4)
     d[0, 0, 0, 3], d[1, 0, 2, 4] = float("nan"), float("inf")
     maps = [_filled(program.map(*x.movedim(1, -1).shape, exact=True), x) for x in (d, w)]
-    call = tile_steps.finish(program, *maps, (7, 13), left=3, highest=highest)
+    call = tile_steps.finish(program, *maps, (7, 13), highest=highest)
     disparity, confidence = torch.empty(2, 1, 7, 13), torch.empty(2, 1, 7, 13)
     valid = torch.empty(2, 1, 7, 13, dtype=torch.bool)
     for place, out in enumerate((disparity, valid, confidence), start=2):
         call.put(place, out)
     program()
-    inner = d[..., :7, 3:]
+    inner = d[..., :7, :13]
     assert torch.equal(valid, inner.isfinite())
     assert torch.equal(disparity, torch.where(valid, inner.clamp(min=0), 0.0))
     sure = torch.sigmoid(4 * ((w if highest else -w) - 0.5))
-    expected = torch.where(valid, F.interpolate(sure, scale_factor=4)[..., :7, 3:], 0.0)
+    expected = torch.where(valid, F.interpolate(sure, scale_factor=4)[..., :7, :13], 0.0)
     torch.testing.assert_close(confidence, expected, rtol=0, atol=1e-6)

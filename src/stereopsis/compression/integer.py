@@ -11,7 +11,7 @@ gradients, ``freeze`` stores the whole numbers, and ``integer`` computes with th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ LIMIT = 2**15 - 1  # of an activation
 WEIGHT_LIMIT = 127
 MULTIPLIER_BITS = 15
 EXACT = 2**53
+IMPLYING = ("weight_q", "multiplier", "shift", "fractions")  # what float weights follow from
 
 
 def to_fixed(x: Float[Tensor, "*shape"], fraction: int = FRACTION) -> Float[Tensor, "*shape"]:
@@ -112,6 +113,13 @@ class IntegerConv(nn.Module):
         self.multiplier.copy_(multiplier)
         self.shift.copy_(shift)
 
+    def float_weight(self, state: Mapping[str, Tensor], prefix: str) -> Tensor:
+        """Weights whose whole numbers, those of a state, :meth:`freeze` finds again."""
+        whole, multiplier, shift, fractions = (state[prefix + name] for name in IMPLYING)
+        before, after = fractions.tolist()
+        scale = torch.ldexp(multiplier.double(), before - after - shift)
+        return (whole.double() * scale.view((1, -1, 1, 1) if self.transposed else (-1, 1, 1, 1))).float()
+
     def _scale(self) -> Tensor:
         """What one step of each output channel's weights stands for."""
         others, view = ((0, 2, 3), (1, -1, 1, 1)) if self.transposed else ((1, 2, 3), (-1, 1, 1, 1))
@@ -155,6 +163,22 @@ class IntegerNet(nn.Sequential):
         for layer in self:
             assert isinstance(layer, IntegerConv)
             layer.freeze()
+
+
+def whole_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state of a model whose exact networks are frozen, without the float weights that follow from it."""
+    implied = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, IntegerConv)}
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in implied}
+
+
+def full_state(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of :func:`whole_state`; a state that lacks nothing comes back as it is."""
+    full = dict(state)
+    for name, module in model.named_modules():
+        stored = (f"{name}.{part}" in full for part in IMPLYING)
+        if isinstance(module, IntegerConv) and f"{name}.weight" not in full and all(stored):
+            full[f"{name}.weight"] = module.float_weight(state, f"{name}.")
+    return full
 
 
 @torch.no_grad()

@@ -160,7 +160,7 @@ HITNET_EXACT = r"initialize|\.cost\.|propagate\.\d+\.conv\.|\.reduce|\.update"
 def _hitnet(model: HITNet, limit: int) -> Plan:
     multiple = model.config.size_multiple
     grey = model.config.padding == "grey"
-    placement = Placement(multiple, fill=(0.5,)) if grey else Placement(multiple, columns="left")
+    placement = Placement(multiple, fill=(0.5,) if grey else None)
     outputs = {"disparity": PIXELS, "confidence": CERTAINTY}
     graph = Graph("", _HITNet(model, limit), {"left": 1, "right": 1}, outputs)
     return Plan((graph,), placement, _pair, limit, HITNET_EXACT)

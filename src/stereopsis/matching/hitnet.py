@@ -67,8 +67,8 @@ class HITNetConfig:
         refine_channels, refine_dilations: of the three last steps, on 4 x 4, 2 x 2 and 1 x 1 tiles.
         winner: which hypothesis of a tile survives (see the module's list).
         split_steps: offset of a child tile's centre at the refinement's splits 4 to 2 and 2 to 1, in pixels.
-        padding: to a whole number of tiles. "grey", the authors', adds grey on the right and below; "edge" repeats the
-            outermost pixels on the left, where nothing has a match anyway, and below.
+        padding: to a whole number of tiles, on the right and below: with grey, the authors', or "edge", the outermost
+            pixels again. On the left it would be taken for what those pixels match that the right view does not see.
     """
 
     in_channels: int = 3
@@ -378,10 +378,9 @@ class HITNet(nn.Module):
         height, width = left.shape[-2:]
         multiple = self.config.size_multiple
         wide, high = -width % multiple, -height % multiple
-        grey = self.config.padding == "grey"
-        pad, mode, value = ((0, wide, 0, high), "constant", 0.5) if grey else ((wide, 0, 0, high), "replicate", None)
-        inner = (..., slice(height), slice(width) if grey else slice(wide, None))
-        left, right = (F.pad(view, pad, mode, value) for view in (left, right))
+        mode, value = ("constant", 0.5) if self.config.padding == "grey" else ("replicate", None)
+        inner = (..., slice(height), slice(width))
+        left, right = (F.pad(view, (0, wide, 0, high), mode, value) for view in (left, right))
         disparity, confidence = (values[inner] for values in self.maps(left, right, max_disparity))
         valid = disparity.isfinite()
         disparity = torch.where(valid, disparity.clamp(min=0), 0.0)

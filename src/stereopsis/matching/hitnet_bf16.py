@@ -49,10 +49,7 @@ class HITNetProgram:
             for view in (images.images(0, batch), images.images(batch, batch))
         ]
         self._kept = d, w = parts.network(images, max_disparity)
-        left = 0 if grey else wide
-        self._finish = tile_steps.finish(
-            parts.program, d, w, (height, width), left=left, highest=config.winner == "highest"
-        )
+        self._finish = tile_steps.finish(parts.program, d, w, (height, width), highest=config.winner == "highest")
         self._program, self._lock = parts.program, Lock()
 
     def __call__(self, left: Float[Tensor, "b c h w"], right: Float[Tensor, "b c h w"]) -> Disparity:

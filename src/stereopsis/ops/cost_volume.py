@@ -10,13 +10,17 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from stereopsis.ops import native
+from stereopsis.ops import native, triton
 
 
 def absolute_volume(
     left: Float[Tensor, "b c h w"], right: Float[Tensor, "b c h w"], candidates: int
 ) -> Float[Tensor, "b d h w"]:
     """L1 distance of left ``x`` and right ``x - d`` for d = 0 … candidates - 1; ``|left|`` where x - d < 0."""
+    if triton.usable(left, right) and not native.needs_gradient(left, right):
+        from stereopsis.ops.triton.cost_volume import absolute_volume as on_gpu
+
+        return on_gpu(left, right, candidates)
     if native.usable(left, right):
         return _NativeAbsoluteVolume.apply(left.contiguous(), right.contiguous(), candidates)
     return absolute_volume_reference(left, right, candidates)
@@ -74,6 +78,10 @@ def residual_volume(
     Returns:
         Costs; the right features are interpolated linearly between columns and are 0 outside the image.
     """
+    if triton.usable(left, right, disparity) and not native.needs_gradient(left, right, disparity):
+        from stereopsis.ops.triton.cost_volume import residual_volume as on_gpu
+
+        return on_gpu(left, right, disparity, radius)
     if native.usable(left, right, disparity):
         return _NativeResidualVolume.apply(left.contiguous(), right.contiguous(), disparity.contiguous(), radius)
     return residual_volume_reference(left, right, disparity, radius)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from stereopsis.ops import native
+from stereopsis.ops import native, triton
 from stereopsis.ops.portable import portable
 
 EMPTY = 1e-6  # support, and sum of weights, below which nothing was sampled
@@ -64,6 +64,10 @@ def kernel_average(
         raise ValueError(f"radius is {radius}; it must be at least 1 pixel.")
     if valid is not None:
         values = torch.where(valid, values, 0.0)
+    if triton.usable(values, weights, shifts) and not native.needs_gradient(values, weights, shifts):
+        from stereopsis.ops.triton.kernel_average import kernel_average as on_gpu
+
+        return on_gpu(values, weights, shifts, radius, valid, residual, zeros_outside)
     if native.usable(values, weights, shifts):
         mask = None if valid is None else valid.float().contiguous()
         tensors = (values.contiguous(), weights.contiguous(), shifts.contiguous(), mask)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from stereopsis.ops import native
+from stereopsis.ops import native, triton
 
 Direction = Literal["left", "right", "both"]
 
@@ -45,6 +45,10 @@ def patch_match(
         ValueError: views of different shapes, or a size below 1.
     """
     _check(target, side, size)
+    if triton.usable(target, side):
+        from stereopsis.ops.triton.patch_match import patch_match as on_gpu
+
+        return on_gpu(_whole_patches(target, size), _whole_patches(side, size), size, DIRECTIONS[direction])
     if not native.usable(target, side):
         return patch_match_reference(target, side, size, direction)
     b, _, _, w = target.shape

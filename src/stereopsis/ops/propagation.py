@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from stereopsis.ops import native
+from stereopsis.ops import native, triton
 from stereopsis.ops.portable import Carry, portable, scan
 
 TINY = 1e-8  # keeps gates that are all 0 from becoming NaN (the authors' code)
@@ -36,6 +36,12 @@ def propagate(
     """
     if gates.shape != (x.shape[0], 3, *x.shape[1:]):
         raise ValueError(f"x is {tuple(x.shape)} and the gates are {tuple(gates.shape)}; give three gates a value.")
+    if triton.usable(x, gates):
+        from stereopsis.ops.triton import propagation as on_gpu
+
+        if not native.needs_gradient(x, gates):
+            return on_gpu.propagate(x, gates, normalize)
+        return on_gpu.Propagate.apply(x, _normalized(gates) if normalize else gates)
     if native.usable(x, gates):
         x, gates = x.contiguous(), gates.contiguous()
         if not native.needs_gradient(x, gates):

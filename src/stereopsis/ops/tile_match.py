@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from stereopsis.ops import native
+from stereopsis.ops import native, triton
 from stereopsis.ops.portable import Carry, portable, scan
 
 TILE = 4
@@ -49,7 +49,7 @@ def tile_match(
 ) -> Float[Tensor, "b 1 h w"]:
     """Integer disparity in [0, max_disparity) of lowest cost; the smallest one on ties. Not differentiable.
 
-    The volume is never stored. On the CPU a fused kernel runs where it was built.
+    The volume is never stored. On the CPU a fused kernel runs where it was built, on a GPU one in Triton.
 
     Args:
         exclude: where given, disparities within ``band`` of it are left out: the hardest non-match of Eq. 11. Where
@@ -63,6 +63,10 @@ def tile_match(
         shapes = f"left is {tuple(left.shape)}, right {tuple(right.shape)}"
         shapes += "" if exclude is None else f" and exclude {tuple(exclude.shape)}"
         raise ValueError(f"{shapes}; batch, channels and rows of the tiles must agree.")
+    if triton.usable(left, right) and (exclude is None or triton.usable(exclude)):
+        from stereopsis.ops.triton.tile_match import tile_match as on_gpu
+
+        return on_gpu(left, right, max_disparity, exclude, band)
     if native.usable(left, right) and (exclude is None or native.usable(exclude)):
         return _tile_match_native(left, right, max_disparity, exclude, band)
     if portable() and exclude is None:

@@ -36,7 +36,8 @@ def split_tiles(hypothesis: Float[Tensor, "b c h w"], *, step: float, scale: flo
         scale: what d is multiplied with; 2 where the children live on a feature map of twice the size.
     """
     h = hypothesis.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
-    side_y = torch.tensor([-step, step], device=h.device, dtype=h.dtype).repeat(h.shape[2] // 2)
-    side_x = torch.tensor([-step, step], device=h.device, dtype=h.dtype).repeat(h.shape[3] // 2)
+    # made on the device: a CUDA graph cannot record a copy from the host
+    side = step * (2 * torch.arange(2, device=h.device, dtype=h.dtype) - 1)
+    side_y, side_x = side.repeat(h.shape[2] // 2), side.repeat(h.shape[3] // 2)
     d = scale * h[:, :1] + side_x * h[:, 1:2] + side_y[:, None] * h[:, 2:3]
     return torch.cat([d, h[:, 1:]], dim=1)

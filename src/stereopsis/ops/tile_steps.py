@@ -19,21 +19,21 @@ def read(program: Program, shape: tuple[int, int, int, int], out: Map, *, grey: 
     """``2 x - 1`` of images (b, c, h, w) of 1 or 3 channels; they are the first argument, to be put in at each call.
 
     Args:
-        out: of at least their size; the images lie at its upper right.
-        grey: at its upper left, and filled up with grey instead of with the images' outermost pixels.
+        out: of at least their size; the images lie at its upper left.
+        grey: fills it up, instead of the images' outermost pixels.
     """
     b, channels, rows, columns = shape
     layout = [channels, rows, columns, out.height, out.width, out.image, out.row, grey]
     return program.add("image_to_map", [None, out.address], layout, b * out.height)
 
 
-def finish(program: Program, d: Map, w: Map, size: tuple[int, int], *, left: int, highest: bool) -> Call:
-    """Disparity, valid and confidence of the rows and columns of this size from column ``left`` on.
+def finish(program: Program, d: Map, w: Map, size: tuple[int, int], *, highest: bool) -> Call:
+    """Disparity, valid and confidence of the first rows and columns, of this size.
 
     They are the last three arguments, to be put in at each call. ``highest`` says which w is good.
     """
     arguments = [d.address, w.address, None, None, None]
-    layout = [d.height, d.width, *size, left, highest]
+    layout = [d.height, d.width, *size, highest]
     return program.add("finished_hypotheses", arguments, layout, d.batch * size[0])
 
 

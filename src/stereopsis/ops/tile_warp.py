@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from stereopsis.ops import native
+from stereopsis.ops import native, triton
 from stereopsis.ops.portable import portable
 
 TILE = 4
@@ -48,6 +48,10 @@ def tile_warp_cost(
             f"left is {tuple(left.shape)}, right {tuple(right.shape)} and disparity {tuple(disparity.shape)}; "
             "all must have one batch, height and width."
         )
+    if triton.usable(left, right, disparity):
+        from stereopsis.ops.triton.tile_warp import TileWarpCost
+
+        return TileWarpCost.apply(left, right, disparity)
     if native.usable(left.detach().float(), disparity):
         return _NativeTileWarpCost.apply(left.float(), right.float(), disparity)
     if portable():

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from stereopsis.compression.codec import PairCodec
+from stereopsis.compression.integer import whole_state
 from stereopsis.data.textures import installed_photos
 from stereopsis.zoo.registry import get_entry
 from stereopsis.zoo.weights import ModelCard, save_weights
@@ -64,5 +65,5 @@ def publish(
     if isinstance(model, PairCodec):  # tables and whole numbers, of the weights as they will be stored
         model.half().float()
         model.finalize()
-    save_weights(path, model.state_dict(), card, storage="float16")
+    save_weights(path, whole_state(model), card, storage="float16")
     return card

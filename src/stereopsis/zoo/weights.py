@@ -133,6 +133,10 @@ def load_into(
                 f"{path} was saved with {key}={card.config[key]!r} ({card.model or card.architecture}) but "
                 f"{entry.name} has {key}={wanted[key]!r}; choose the model these weights were made for."
             )
+    if any(name.endswith(".weight_q") for name in tensors):
+        from stereopsis.compression.integer import full_state
+
+        tensors = full_state(model, tensors)
     expected = model.state_dict()
     _check_tensors(path, entry.name, expected, tensors)
     model.load_state_dict(tensors)

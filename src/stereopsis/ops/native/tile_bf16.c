@@ -11,38 +11,39 @@ static uint64_t narrow_three(float a, float b, float c) {
 
 /* tensors: image (batch, channels, rows, columns) in float32, of 1 or 3 channels, out, a map of 4, the last one zero.
    numbers: channels, rows, columns, height, width, numbers of out from one image and row to the next, whether grey fills
-   the map on the right and below, or the image's outermost pixels on the left and below. What is written is 2 x - 1. Rows
-   of the flattened (batch, row of the map) axis. */
+   the map on the right and below, or the image's outermost pixels. What is written is 2 x - 1. Rows of the flattened
+   (batch, row of the map) axis. */
 EXPORT void image_to_map(void *const *tensors, const int *numbers, int row_begin, int row_end) {
     const int channels = numbers[0], rows = numbers[1], columns = numbers[2], height = numbers[3], width = numbers[4];
     const int grey = numbers[7];
     const size_t plane = (size_t)rows * columns;
     for (int row = row_begin; row < row_end; row++) {
-        const int batch = row / height, y = row % height, start = grey ? 0 : width - columns;
+        const int batch = row / height, y = row % height;
         uint64_t *restrict to = (uint64_t *)((uint16_t *)tensors[1] + (size_t)batch * numbers[5] + (size_t)y * numbers[6]);
         if (grey) memset(to, 0, sizeof(uint64_t) * width);
         if (grey && y >= rows) continue;
         const float *restrict a = (const float *)tensors[0] + (size_t)batch * channels * plane + (size_t)within(y, rows - 1) * columns;
         const float *restrict b = a + plane, *restrict c = b + plane;
         if (channels == 3)
-            for (int x = 0; x < columns; x++) to[start + x] = narrow_three(a[x], b[x], c[x]);
+            for (int x = 0; x < columns; x++) to[x] = narrow_three(a[x], b[x], c[x]);
         else
-            for (int x = 0; x < columns; x++) to[start + x] = narrow(2 * a[x] - 1);
-        for (int x = 0; x < start; x++) to[x] = to[start];
+            for (int x = 0; x < columns; x++) to[x] = narrow(2 * a[x] - 1);
+        if (!grey)
+            for (int x = columns; x < width; x++) to[x] = to[columns - 1];
     }
 }
 
-/* tensors: d (batch, height, width), w (batch, height / 4, width / 4), and of the rows and of the columns from `left` on
-   out, valid (bytes) and confidence (batch, rows, columns). numbers: height, width, rows, columns, left, and whether a
-   high w is good. Rows of the flattened (batch, row of the output) axis. */
+/* tensors: d (batch, height, width), w (batch, height / 4, width / 4), and of the first rows and columns out, valid
+   (bytes) and confidence (batch, rows, columns). numbers: height, width, rows, columns, and whether a high w is good.
+   Rows of the flattened (batch, row of the output) axis. */
 EXPORT void finished_hypotheses(void *const *tensors, const int *numbers, int row_begin, int row_end) {
-    const int height = numbers[0], width = numbers[1], rows = numbers[2], columns = numbers[3], left = numbers[4];
-    const float sign = numbers[5] ? 4 : -4;
+    const int height = numbers[0], width = numbers[1], rows = numbers[2], columns = numbers[3];
+    const float sign = numbers[4] ? 4 : -4;
     float *sure = malloc(sizeof(float) * width);
     if (!sure) abort();
     for (int row = row_begin; row < row_end; row++) {
         const size_t batch = row / rows, y = row % rows;
-        const float *restrict d = (const float *)tensors[0] + (batch * height + y) * width + left;
+        const float *restrict d = (const float *)tensors[0] + (batch * height + y) * width;
         const float *restrict w = (const float *)tensors[1] + (batch * (height / 4) + y / 4) * (width / 4);
         float *restrict out = (float *)tensors[2] + (size_t)row * columns;
         unsigned char *restrict valid = (unsigned char *)tensors[3] + (size_t)row * columns;
@@ -52,7 +53,7 @@ EXPORT void finished_hypotheses(void *const *tensors, const int *numbers, int ro
             const int known = fabsf(d[x]) < INFINITY;
             valid[x] = (unsigned char)known;
             out[x] = known && d[x] > 0 ? d[x] : 0;
-            confidence[x] = known && sure[left + x] >= 0 ? sure[left + x] : 0;
+            confidence[x] = known && sure[x] >= 0 ? sure[x] : 0;
         }
     }
     free(sure);
