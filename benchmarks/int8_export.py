@@ -1,7 +1,7 @@
 """HITNet's graph in 8 bits beside the one in float32: accuracy on real pairs, and time beside torch.
 
 ``python benchmarks/int8_export.py --data MANIFEST [--format openvino] [--every 2]`` exports both graphs for 640x480,
-takes every N-th pair of the manifest that is no larger, its views continued on the left and below, and merges into
+takes every N-th pair of the manifest that is no larger, its views continued on the right and below, and merges into
 ``results/int8_export.json``: mean errors over the pairs in torch and in 8 bits, on them and on rendered scenes, and
 milliseconds of both graphs and of torch in float32 and bfloat16, medians of calls in turn.
 """
@@ -45,7 +45,7 @@ def fitting(pairs: Sequence[BenchmarkPair]) -> Iterator[tuple[Views, Truth]]:
         height, width = views[0].shape[-2:]
         if height > HEIGHT or width > WIDTH:
             continue
-        sides = (WIDTH - width, 0, 0, HEIGHT - height)
+        sides = (0, WIDTH - width, 0, HEIGHT - height)
         left, right = (F.pad(view, sides, "replicate") for view in views)
         truth, known = (F.pad(values.float(), sides) for values in read_truth(pair))
         yield (left, right), (truth, known > 0)

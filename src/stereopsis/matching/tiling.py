@@ -12,7 +12,7 @@ Where the kept parts of two tiles overlap, weights run from one to the other. Ma
 are averaged by them; of maps that do not, each pixel has the one that is surer around it, by confidence times weight.
 
 Full-width strips need no margin for the disparity, and tiles are those where the fewest pixels are seen twice. What is
-seen begins and ends on the grid that networks pad to, so that a tile differs from the whole by its context alone.
+seen begins and ends on the grid of HITNet's tiles, so that a tile differs from the whole by its context alone.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from stereopsis.types import Disparity
 LARGEST = 4_000_000  # pixels of a view that is matched at once, where the matcher does not say otherwise
 CONTEXT = 160  # pixels seen around a tile: what is further off moves HITNet's map by about 0.1 px (docs/performance.md)
 BLEND = 80  # pixels of them that are kept
-GRID = 64  # pixels that HITNet's sides are padded to, counted from the top and from the right
+GRID = 64  # pixels that HITNet's sides are padded to, on the right and below
 AGREEMENT = 1.0  # pixels of disparity
 WINDOW = 33  # pixels over which confidence is averaged where tiles do not agree
 UNSURE = 0.1  # added to it, so that no tile is taken at once where its neighbour knows little
@@ -56,22 +56,20 @@ class Span:
         return slice(self.kept[0] - self.seen[0], self.kept[1] - self.seen[0])
 
 
-def spans(length: int, parts: int, before: int = 0, *, from_end: bool = False) -> list[Span]:
+def spans(length: int, parts: int, before: int = 0) -> list[Span]:
     """Divides an axis into tiles of which the matcher sees the same number of cells of the grid.
 
     Args:
         length: pixels of the axis.
         parts: number of tiles.
         before: pixels seen in front of a tile, besides the context.
-        from_end: the grid is counted from the end.
     """
     cells = -(-length // GRID)
-    origin = length - cells * GRID if from_end else 0
     edges = [part * length // parts for part in range(parts + 1)]
     blend = min(BLEND, length // parts // 2)
 
     def cell(pixel: int) -> int:
-        return min(max((pixel - origin) // GRID, 0), cells)
+        return min(max(pixel // GRID, 0), cells)
 
     begins = [cell(start - CONTEXT - before) if start else 0 for start in edges[:-1]]
     ends = [cell(stop + CONTEXT + GRID - 1) if stop < length else cells for stop in edges[1:]]
@@ -79,8 +77,8 @@ def spans(length: int, parts: int, before: int = 0, *, from_end: bool = False) -
     number = max(end - begin for begin, end in zip(begins, ends, strict=True))
     found = []
     for begin, (start, stop) in zip(begins, pairwise(edges), strict=True):
-        first = GRID * min(begin, cells - number) + origin
-        seen = max(first, 0), min(first + GRID * number, length)
+        first = GRID * min(begin, cells - number)
+        seen = first, min(first + GRID * number, length)
         kept = max(start - blend * (start > 0), 0), min(stop + blend, length)
         found.append(Span(seen, kept))
     return found
@@ -89,12 +87,12 @@ def spans(length: int, parts: int, before: int = 0, *, from_end: bool = False) -
 def cheapest(height: int, width: int, reach: int, largest: int) -> tuple[int, int]:
     """Rows and columns of tiles of which no more than ``largest`` pixels are seen at once, and the fewest in sum."""
 
-    def sides(length: int, before: int, from_end: bool) -> list[int]:
+    def sides(length: int, before: int) -> list[int]:
         counts = range(1, max(length // (2 * BLEND), 1) + 1)
-        divided = (spans(length, parts, before, from_end=from_end) for parts in counts)
+        divided = (spans(length, parts, before) for parts in counts)
         return [max(span.seen[1] - span.seen[0] for span in tiles) for tiles in divided]
 
-    highs, wides = sides(height, 0, False), sides(width, reach, True)
+    highs, wides = sides(height, 0), sides(width, reach)
     best, least = (len(highs), len(wides)), math.inf
     for rows, high in enumerate(highs, start=1):
         for columns, wide in enumerate(wides, start=1):
@@ -140,7 +138,7 @@ class TiledMatcher(nn.Module):
             start = {} if previous is None else {"previous": previous}
             return self.matcher(left, right, **options, **start)
         whole = _blank(left, height, width)
-        down, across = spans(height, rows), spans(width, columns, reach, from_end=True)
+        down, across = spans(height, rows), spans(width, columns, reach)
         bottom = 0
         for row in down:
             strip = _blank(left, row.kept[1] - row.kept[0], width)

@@ -233,6 +233,21 @@ RECIPES = {
             seed=20_000_000,
             loss=replace(_SHORT_RUN, initialization_weight=2),
         ),
+        # from hitnet.gaps' end: near things before far ones, beside which much is seen by one camera alone
+        Recipe(
+            name="hitnet.wide",
+            model="hitnet.scenes",
+            phases=(
+                Phase(600, 2, 224, SceneConfig(256, 640, max_disparity=210, surfaces=(4, 14)), _CAMERAS),
+                Phase(600, 2, 144, SceneConfig(256, 640, max_disparity=130, surfaces=(8, 24), **_GAPS), _CAMERAS),
+            ),
+            learning_rate=2.5e-3,
+            vector_learning_rate=4e-4,
+            warmup=100,
+            ema=0.995,
+            seed=30_000_000,
+            loss=replace(_SHORT_RUN, initialization_weight=2),
+        ),
         Recipe(
             name="anynet.scenes",
             model="anynet.scenes",
