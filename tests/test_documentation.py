@@ -168,7 +168,9 @@ def test_commands(name, parsed, capsys):
 def check_other(words: list[str]) -> None:
     """What is not the program itself: scripts, targets of the Makefile and extras must be there."""
     assert words[0] in PROGRAMS, words
-    if words[0] == "python" and words[1] != "-m":
+    if words[:2] == ["python", "-c"]:
+        compile(words[2], "the command", "exec")
+    elif words[0] == "python" and words[1] != "-m":
         assert (ROOT / words[1]).is_file(), words
     if words[0] == "make":
         assert f"\n{words[1]}:" in text_of("Makefile"), words

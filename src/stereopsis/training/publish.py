@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from stereopsis.compression.codec import PairCodec
 from stereopsis.compression.integer import whole_state
 from stereopsis.data.textures import installed_photos
 from stereopsis.zoo.registry import get_entry
-from stereopsis.zoo.weights import ModelCard, save_weights
+from stereopsis.zoo.weights import ModelCard, read_weights, save_weights
 
 
 def publish(
@@ -66,4 +67,35 @@ def publish(
         model.half().float()
         model.finalize()
     save_weights(path, whole_state(model), card, storage="float16")
+    return card
+
+
+def average(
+    files: Sequence[str | Path],
+    path: str | Path,
+    *,
+    metrics: Mapping[str, Any] | None = None,
+    training_time: str = "",
+    notes: str = "",
+) -> ModelCard:
+    """Writes the mean of weights that runs from one beginning ended with (Wortsman et al., "Model soups", ICML 2022).
+
+    Args:
+        files: safetensors of one architecture and config, without whole numbers; the card is the last one's.
+        path: the safetensors file.
+        metrics, training_time, notes: for the card.
+
+    Raises:
+        ValueError: no files, or weights that do not belong together.
+    """
+    if not files:
+        raise ValueError("there are no weights to average; name at least one file.")
+    states, cards = zip(*(read_weights(file) for file in files), strict=True)
+    if any((card.architecture, card.config) != (cards[0].architecture, cards[0].config) for card in cards):
+        raise ValueError(f"{', '.join(map(str, files))} are not weights of one network; average runs of one model.")
+    if not all(tensor.is_floating_point() for tensor in states[0].values()):
+        raise ValueError(f"{files[0]} holds whole numbers, which have no mean; average networks without a codec.")
+    mean = {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
+    card = replace(cards[-1], metrics=metrics or {}, training_time=training_time, notes=notes)
+    save_weights(path, mean, card, storage="float16")
     return card
