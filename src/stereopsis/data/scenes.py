@@ -362,7 +362,12 @@ def _gather(surfaces: list[Surface], winner: Tensor, *names: str) -> tuple[Tenso
     """Numbers of the surface that each pixel shows."""
     table = torch.stack([torch.cat([getattr(s, name)[:, :, 0] for s in surfaces], dim=1) for name in names])
     row = winner + torch.arange(len(winner), device=winner.device).view(-1, 1, 1) * len(surfaces)
-    return table.flatten(1)[:, row].unbind(0)
+    return _columns(table.flatten(1), row)
+
+
+def _columns(table: Tensor, number: Tensor) -> tuple[Tensor, ...]:
+    """Every row of a table (k, n) at the numbers' columns; indexing takes twice as long as this."""
+    return table.gather(1, number.view(1, -1).expand(len(table), -1)).view(-1, *number.shape).unbind(0)
 
 
 def _slopes(surfaces: list[Surface], winner: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -404,7 +409,7 @@ def _paint(
     (
         index, cos, sin, size, u0, v0, gain, offset, r, g, bl, sx, sy, phase, shade,
         cut_x, cut_y, cut, shadow, gloss, glow_x, glow_y, glow_size, a, x0, y0,
-    ) = table[:, row].unbind(0)  # fmt: skip
+    ) = _columns(table, row)  # fmt: skip
 
     # x / d and y / d are coordinates on the surface itself, so slanted textures shrink with distance as they should
     zoom = (a / view.disparity.clamp(min=0.1)).clamp(0.1, 10)
