@@ -90,7 +90,7 @@ def test_the_compact_shape_is_small():
 @pytest.mark.parametrize("name", ABLATIONS)
 @pytest.mark.parametrize("base", CONFIGS.values(), ids=CONFIGS.keys())
 def test_each_switch_removes_what_it_says(base, name, pair, monkeypatch):
-    from stereopsis.compression import ffca
+    from stereopsis.compression import ffca, fusion
 
     codec, search, searches = tiny(ablation(base, name)), ffca.patch_match, []
     monkeypatch.setattr(ffca, "patch_match", lambda *a, **k: searches.append(a) or search(*a, **k))
@@ -98,7 +98,7 @@ def test_each_switch_removes_what_it_says(base, name, pair, monkeypatch):
     assert codec.decompress(content, side=pair.right).shape == pair.left.shape
     assert ("SPM" not in name) == bool(searches)
     assert ("HSSR" not in name) == hasattr(codec, "refine")
-    assert ("FFF" in name) == any(isinstance(m, ffca.ResidualUpsample) for m in codec.modules())
+    assert ("FFF" in name) == any(isinstance(m, fusion.ResidualUpsample) for m in codec.modules())
 
 
 # --- parts

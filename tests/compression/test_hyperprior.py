@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from stereopsis.compression.bitstream import Reader, pack
 from stereopsis.compression.codec import LEVELS, level_of, quality_of
 from stereopsis.compression.hyperprior import PAPER, Hyperprior, HyperpriorConfig, checkerboard
-from stereopsis.compression.losses import LAMBDA_MAX, LAMBDA_MIN, lambda_of, rate_distortion_loss
+from stereopsis.compression.losses import LAMBDA_MAX, LAMBDA_MIN, lambda_of, rate_distortion_loss, weigh_luma
 from stereopsis.types import StereoPair
 
 
@@ -231,6 +231,21 @@ def test_transforms_start_as_principal_components():
     assert errors[0] < 1e-4
     assert errors[1] == pytest.approx(lost, rel=0.15)
     assert y.flatten(2).var(-1).mean(0).argmax() == 0
+
+
+def test_transforms_start_with_brightness_where_it_counts_more():
+    """Few components are then those of luma, and the error that counts is smaller."""
+    images = torch.cat([photo(192, 256, phase) for phase in (0.0, 1.0, 2.0)])
+    errors = []
+    for luma in (1.0, 4.0):
+        torch.manual_seed(0)
+        codec = Hyperprior(HyperpriorConfig(widths=(12, 48, 64), latent=64, hyper=8))
+        codec.start_from_images(images, luma)
+        with torch.no_grad():
+            shown = codec.g_s(codec.g_a(images - 0.5)) + 0.5
+        errors.append([weigh_luma(shown - images, weight).square().mean().item() for weight in (1.0, 4.0)])
+    assert errors[1][1] < 0.9 * errors[0][1]
+    assert errors[0][0] < errors[1][0]
 
 
 def test_lambdas():

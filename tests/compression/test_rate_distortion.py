@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from stereopsis.compression.hyperprior import Reconstruction
-from stereopsis.compression.losses import LAMBDA_MIN, MS_SSIM_WEIGHT, ms_ssim, rate_distortion_loss
+from stereopsis.compression.losses import LAMBDA_MIN, LUMA, MS_SSIM_WEIGHT, ms_ssim, rate_distortion_loss, weigh_luma
 
 
 def _pair(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,3 +43,17 @@ def test_loss_of_similarity():
     expected = 1000 / 176**2 + LAMBDA_MIN * MS_SSIM_WEIGHT * (1 - ms_ssim(b, a))
     assert torch.allclose(found.loss, expected)
     assert found.bpp.tolist() == pytest.approx([1000 / 176**2] * 2)
+
+
+def test_luma_weighs_brightness_against_colour():
+    a, _ = _pair(16, 16)
+    grey = torch.full((1, 3, 1, 1), 0.1)
+    blind = torch.tensor([LUMA[1], -LUMA[0], 0.0]).view(1, 3, 1, 1)  # leaves luma as it is
+    for error, factor in ((grey, 3.0), (blind, 1 / 3)):
+        output = Reconstruction(a + error, torch.zeros(2), torch.zeros(2))
+        plain, weighed = (rate_distortion_loss(output, a, 4.0, luma=luma).distortion for luma in (1.0, 3.0))
+        assert plain.tolist() == pytest.approx([255**2 * error.square().mean().item()] * 2, rel=1e-4)
+        assert weighed.tolist() == pytest.approx((plain * factor).tolist(), rel=1e-4)
+    assert weigh_luma(a, 1.0) is a
+    with pytest.raises(ValueError, match="luma is 2, but MS-SSIM looks at all channels alike"):
+        rate_distortion_loss(output, a, 4.0, "ms-ssim", luma=2.0)

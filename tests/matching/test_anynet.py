@@ -12,7 +12,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from stereopsis.matching.anynet import (
-    ARITHMETIC,
     C1,
     C2,
     C4,
@@ -20,8 +19,8 @@ from stereopsis.matching.anynet import (
     OFFICIAL,
     AnyNet,
     AnyNetEstimate,
-    StageCosts,
 )
+from stereopsis.matching.deadline import ARITHMETIC, StageCosts
 from stereopsis.ops import native
 from stereopsis.ops.canvas import Canvas
 from stereopsis.types import Disparity

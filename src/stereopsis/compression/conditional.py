@@ -41,7 +41,6 @@ from stereopsis.compression.entropy import (
     tables_of_gaussians,
 )
 from stereopsis.compression.hyperprior import (
-    FAST,
     GAIN_BITS,
     MISMATCH,
     STEP_BITS,
@@ -52,7 +51,7 @@ from stereopsis.compression.hyperprior import (
     to_whole,
 )
 from stereopsis.compression.integer import FRACTION, IntegerConv, IntegerNet, shift_right, to_fixed
-from stereopsis.compression.layers import bounded, conv, deconv, round_through
+from stereopsis.compression.layers import FAST, bounded, conv, deconv, round_through
 from stereopsis.compression.losses import LAMBDA_MAX, LAMBDA_MIN
 
 if TYPE_CHECKING:

@@ -55,14 +55,14 @@ from torch.nn import functional as F
 from stereopsis.compression.bitstream import Stream
 from stereopsis.compression.codec import SideView, SideViewCodec
 from stereopsis.compression.dsic import disparity_warp
-from stereopsis.compression.hyperprior import FAST, Hyperprior, HyperpriorConfig, Reconstruction, pad_to_stride
-from stereopsis.compression.layers import IGDN, conv
+from stereopsis.compression.fusion import FeatureFusion
+from stereopsis.compression.hyperprior import Hyperprior, HyperpriorConfig, Reconstruction, pad_to_stride
+from stereopsis.compression.layers import FAST, IGDN, SLOPE, conv
 from stereopsis.compression.losses import Metric, RateDistortion, rate_distortion_loss
 from stereopsis.ops.cost_volume import residual_volume
 from stereopsis.ops.patch_match import patch_match, take_patches
 from stereopsis.zoo.registry import register
 
-SLOPE = 0.1  # of leaky ReLU
 SHARPNESS = 60.0  # of a refinement that has learnt nothing yet, for distances of pictures in [0, 1]
 CENTRE = 4.0  # logit of no shift at the start, where no distances are known
 BOX = 5  # pixels that distances are averaged over
@@ -251,93 +251,6 @@ def shifted(
     return h_y.index_copy(1, places, average(h_y[:, places])) if len(places) else h_y
 
 
-# --- fusion
-
-
-class ShuffleBlock(nn.Module):
-    """Grouped 1 x 1, shuffle, depthwise 3 x 3, grouped 1 x 1, beside a plain 1 x 1 (Zhang, ShuffleNet, 2018)."""
-
-    def __init__(self, c_in: int, c_out: int, groups: int) -> None:
-        super().__init__()
-        self.reduce = nn.Conv2d(c_in, c_in, 1, groups=groups)
-        self.shuffle = nn.ChannelShuffle(groups)
-        self.depthwise = nn.Conv2d(c_in, c_in, 3, 1, 1, groups=c_in)
-        self.expand = nn.Conv2d(c_in, c_out, 1, groups=groups)
-        self.skip = nn.Conv2d(c_in, c_out, 1)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
-        inner = self.shuffle(F.leaky_relu(self.reduce(x), SLOPE)).contiguous(memory_format=FAST)
-        return F.leaky_relu(self.skip(x) + self.expand(self.depthwise(inner)), SLOPE)
-
-
-class ResidualBlock(nn.Module):
-    """Two 3 x 3 convolutions beside a 1 x 1 one."""
-
-    def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__()
-        self.first, self.second, self.skip = conv(c_in, c_out, 3, 1), conv(c_out, c_out, 3, 1), conv(c_in, c_out, 1, 1)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h w"]:
-        return F.leaky_relu(self.second(F.leaky_relu(self.first(x), SLOPE)), SLOPE) + self.skip(x)
-
-
-class ResidualUpsample(nn.Module):
-    """Twice the size, with a convolution and IGDN beside a sub-pixel convolution."""
-
-    def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__()
-        self.enlarge, self.skip = (conv(c_in, 4 * c_out, 3, 1) for _ in range(2))
-        self.inner, self.norm = conv(c_out, c_out, 3, 1), IGDN(c_out)
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d 2*h 2*w"]:
-        inner = self.inner(F.leaky_relu(F.pixel_shuffle(self.enlarge(x), 2), SLOPE))
-        return self.norm(inner) + F.pixel_shuffle(self.skip(x), 2)
-
-
-class FeatureFusion(nn.Module):
-    """FFF: from 1/16 upwards, what the features of both views add to the base picture.
-
-    Without ``fast_fusion`` its blocks are those of Huang et al. (2023), which the paper compares with.
-    """
-
-    def __init__(self, config: FFCAConfig) -> None:
-        super().__init__()
-        fusion, head = config.fusion, config.head or 3
-        before = (*fusion[:3], 0)  # channels that arrive from below
-        self.blocks, self.enlarge = nn.ModuleList(), nn.ModuleList()
-        for level, width in enumerate(fusion):
-            c_in, c_up = 2 * config.levels[level] + before[level], fusion[level - 1] if level else head
-            if config.fast_fusion:
-                self.blocks.append(ShuffleBlock(c_in, width, config.fusion_groups))
-            else:
-                self.blocks.append(ResidualBlock(c_in, width))
-            if config.fast_fusion or not level:
-                self.enlarge.append(nn.Sequential(conv(width, 4 * c_up, 3, 1), nn.PixelShuffle(2)))
-            else:
-                self.enlarge.append(ResidualUpsample(width, c_up))
-        self.head: nn.Module = nn.Identity()
-        last: list[nn.Module] = [self.enlarge[0]]
-        if config.head and config.fast_fusion:
-            self.head = conv(head, 3, 3, 1)
-            last = [self.head]
-        elif config.head:
-            self.head = block = ResidualBlock(head, 3)
-            last = [block.second, block.skip]
-        for layer in last:  # an untrained network adds nothing to the base picture
-            for parameter in layer.parameters():
-                nn.init.zeros_(parameter)
-
-    def forward(
-        self, h_x: list[Float[Tensor, "b _ _ _"]], h_y: list[Float[Tensor, "b _ _ _"]]
-    ) -> Float[Tensor, "b 3 h w"]:
-        x: Tensor | None = None
-        for level in (3, 2, 1, 0):
-            parts = [part.to(h_y[level].dtype) for part in (h_x[level], h_y[level], x) if part is not None]
-            x = self.enlarge[level](self.blocks[level](torch.cat(parts, 1).contiguous(memory_format=FAST)))
-        assert x is not None
-        return self.head(x)
-
-
 # --- the codec
 
 
@@ -364,7 +277,7 @@ class FFCA(SideViewCodec):
         self.side = SideFeatures(config)
         if config.refinement:
             self.refine = HourglassRefinement(config)
-        self.fuse = FeatureFusion(config)
+        self.fuse = FeatureFusion(config.levels, config.fusion, config.fusion_groups, config.head, config.fast_fusion)
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -503,6 +416,7 @@ def ffca_loss(
     metric: Metric = "mse",
     alpha: float = 0.1,
     base: float = 0.1,
+    luma: float = 1.0,
 ) -> RateDistortion:
     """``R + lambda ((1 - alpha) d1(x, x_hat) + alpha d2(h_x^1, h_y**^1))`` (Eq. 9), R of the main view alone.
 
@@ -514,12 +428,13 @@ def ffca_loss(
             base picture.
         alpha: the weight of d2.
         base: the share of d1 that the base picture has; the paper has none.
+        luma: of d1, as for :func:`~stereopsis.compression.losses.rate_distortion_loss`.
 
     Raises:
-        ValueError: sides too small for MS-SSIM.
+        ValueError: sides too small for MS-SSIM, or MS-SSIM with another luma than 1.
     """
-    full = rate_distortion_loss(output, target, quality, metric)
-    plain = rate_distortion_loss(replace(output, x_hat=output.base), target, quality, metric)
+    full = rate_distortion_loss(output, target, quality, metric, luma)
+    plain = rate_distortion_loss(replace(output, x_hat=output.base), target, quality, metric, luma)
     with_side, without = (each.loss - each.bpp for each in (full, plain))
     own = output.h_x.square().mean((1, 2, 3)).clamp(min=TINY)
     d2 = (output.h_x - output.h_y).square().mean((1, 2, 3)) / own * without.detach()

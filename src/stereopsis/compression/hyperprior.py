@@ -56,6 +56,7 @@ from stereopsis.compression.entropy import (
 )
 from stereopsis.compression.integer import FRACTION, LIMIT, IntegerConv, IntegerNet, shift_right, to_fixed
 from stereopsis.compression.layers import (
+    FAST,
     analysis,
     bounded,
     conv,
@@ -64,14 +65,13 @@ from stereopsis.compression.layers import (
     start_as_block_transform,
     synthesis,
 )
-from stereopsis.compression.losses import LAMBDA_MAX, LAMBDA_MIN
+from stereopsis.compression.losses import LAMBDA_MAX, LAMBDA_MIN, luma_matrix
 from stereopsis.zoo.registry import register
 
 STRIDE = 64  # pixels of the input in one of z
 GAIN_BITS = 12  # behind the point of stored gains and their reciprocals
 STEP_BITS = 16  # behind the point of the stored steps of z
 CORRECTION_BITS = 4  # by which table indices, up to 63, are shrunk before a network takes them
-FAST = torch.channels_last  # a third of the time of the default on CPUs
 
 
 @dataclass(frozen=True)
@@ -177,13 +177,14 @@ class Hyperprior(PairCodec):
 
     # --- training
 
-    def start_from_images(self, images: Float[Tensor, "b 3 h w"]) -> None:
+    def start_from_images(self, images: Float[Tensor, "b 3 h w"], luma: float = 1.0) -> None:
         """Let the transforms begin as those that suit these images best among linear ones of blocks.
 
         Args:
             images: in [0, 1]; sides are multiples of 16.
+            luma: of the loss that they are to suit.
         """
-        start_as_block_transform(self.g_a, self.g_s, images - 0.5)
+        start_as_block_transform(self.g_a, self.g_s, images - 0.5, luma_matrix(luma))
         self.forget()
 
     def forward(self, image: Float[Tensor, "b 3 h w"], quality: float | Float[Tensor, " b"] = 4.0) -> Reconstruction:

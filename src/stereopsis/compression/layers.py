@@ -16,6 +16,8 @@ BETA_MIN = 1e-6
 START_SCALE = 4.0
 # Added under the root of the stored parameters, so that their gradient does not vanish at 0.
 PEDESTAL = 2.0**-18
+FAST = torch.channels_last  # a third of the time of the default on CPUs
+SLOPE = 0.1  # of leaky ReLU
 
 
 class _LowerBound(torch.autograd.Function):
@@ -96,7 +98,9 @@ def synthesis(widths: tuple[int, ...]) -> nn.Sequential:
 
 
 @torch.no_grad()
-def start_as_block_transform(encoder: nn.Sequential, decoder: nn.Sequential, images: Float[Tensor, "b c h w"]) -> None:
+def start_as_block_transform(
+    encoder: nn.Sequential, decoder: nn.Sequential, images: Float[Tensor, "b c h w"], colors: Float[Tensor, "c c"]
+) -> None:
     """Let ``g_a`` begin as the principal components of ever larger blocks, and ``g_s`` as its transpose.
 
     From there on the training need not find a transform, only a better one. Each layer takes the blocks of 2 x 2 of the
@@ -105,13 +109,15 @@ def start_as_block_transform(encoder: nn.Sequential, decoder: nn.Sequential, ima
 
     Args:
         images: whose components are taken, of mean about 0 and with sides that the stride divides.
+        colors: symmetric; the components are those of images whose colours it is multiplied by, and the squared error
+            is least after it.
     """
     down = [layer for layer in encoder if isinstance(layer, nn.Conv2d)]
     up = [layer for layer in decoder if isinstance(layer, nn.ConvTranspose2d)][::-1]
     for norm in (*encoder, *decoder):
         if isinstance(norm, GDN):
             norm.gamma.fill_(0.003).fill_diagonal_(0.01)
-    x = images.double()
+    x = torch.einsum("dc,bchw->bdhw", colors.to(images), images).double()
     for forth, back in zip(down, up, strict=True):
         used, first = x.shape[1], forth.kernel_size[0] // 2
         blocks = F.pixel_unshuffle(x, 2)
@@ -127,5 +133,7 @@ def start_as_block_transform(encoder: nn.Sequential, decoder: nn.Sequential, ima
             assert bias is not None
             bias.zero_()
         x = torch.einsum("kc,bchw->bkhw", basis, blocks)
+    down[0].weight.copy_(torch.einsum("kdij,dc->kcij", down[0].weight, colors.to(images)))
+    up[0].weight.copy_(torch.einsum("kdij,dc->kcij", up[0].weight, torch.linalg.inv(colors).to(images)))
     down[-1].weight *= START_SCALE
     up[-1].weight /= START_SCALE

@@ -22,6 +22,8 @@ WINDOW, SIGMA = 11, 1.5
 K1, K2 = 0.01, 0.03
 SMALLEST = WINDOW * 2 ** (len(SCALE_WEIGHTS) - 1)  # side in pixels that the coarsest scale's window fits into
 
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
+
 Metric = Literal["mse", "ms-ssim"]
 
 
@@ -60,6 +62,7 @@ def rate_distortion_loss(
     target: Float[Tensor, "b 3 h w"],
     quality: float | Float[Tensor, " b"],
     metric: Metric = "mse",
+    luma: float = 1.0,
 ) -> RateDistortion:
     """``bpp + lambda 255^2 MSE``, or ``bpp + 1275 lambda (1 - MS-SSIM)``.
 
@@ -67,19 +70,35 @@ def rate_distortion_loss(
         output: of a codec's forward.
         target: the images, in [0, 1]; MS-SSIM needs sides of 176 pixels.
         quality: that the codec was given.
+        luma: what squared errors of brightness count, and what those of colour are divided by; 1 for MS-SSIM.
 
     Raises:
-        ValueError: sides too small for MS-SSIM.
+        ValueError: sides too small for MS-SSIM, or MS-SSIM with another luma than 1.
     """
     pixels = target.shape[-2] * target.shape[-1]
     weight = lambda_of(quality).to(target)
     if metric == "mse":
-        distortion = 255**2 * (output.x_hat - target).square().mean((1, 2, 3))
+        distortion = 255**2 * weigh_luma(output.x_hat - target, luma).square().mean((1, 2, 3))
+    elif luma != 1:
+        raise ValueError(f"luma is {luma:g}, but MS-SSIM looks at all channels alike; take 1, or mse.")
     else:
         distortion = 1 - ms_ssim(output.x_hat, target)
         weight = weight * MS_SSIM_WEIGHT
     bpp = output.bits / pixels
     return RateDistortion(bpp + weight * distortion, bpp, distortion)
+
+
+def luma_matrix(luma: float) -> Float[Tensor, "3 3"]:
+    """The symmetric matrix W with ``|W e|^2 = luma |e|^2`` for grey e and ``|e|^2 / luma`` for e without luma."""
+    weights = torch.tensor(LUMA, dtype=torch.float64)
+    metric = torch.eye(3, dtype=torch.float64) / luma + 3 * (luma - 1 / luma) * torch.outer(weights, weights)
+    values, vectors = torch.linalg.eigh(metric)
+    return (vectors * values.sqrt() @ vectors.mT).float()
+
+
+def weigh_luma(images: Float[Tensor, "b 3 h w"], luma: float) -> Float[Tensor, "b 3 h w"]:
+    """Images, or differences of images, in a space of colours where squared errors count as ``luma`` says."""
+    return images if luma == 1 else torch.einsum("dc,bchw->bdhw", luma_matrix(luma).to(images), images)
 
 
 def ms_ssim(a: Float[Tensor, "b c h w"], b: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:

@@ -240,7 +240,7 @@ def rate_and_distortion(
     features: FeatureDifference | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The terms, each image's in shares of what its quality makes usual, and what is only watched."""
-    result = measure(output, images, quality, loss.metric)
+    result = measure(output, images, quality, loss.metric, luma=loss.luma)
     # both parts of the loss grow about with this root, and high qualities would drown the others
     share = (lambda_of(4.5) / lambda_of(quality)).sqrt().to(result.loss)
     error = (output.x_hat.detach() - images).square().mean((1, 2, 3))
@@ -274,7 +274,8 @@ def begin(model: nn.Module, recipe: Recipe) -> None:
     """Before the first step of a run that starts from nothing: transforms that suit its images."""
     if isinstance(model, Hyperprior):
         stream = ImageStream(recipe, make_bank())
-        model.start_from_images(torch.cat([stream(step).images for step in range(BEGIN_WITH)]))
+        images = torch.cat([stream(step).images for step in range(BEGIN_WITH)])
+        model.start_from_images(images, loss_of(recipe).luma)
 
 
 def make_objective(model: nn.Module, recipe: Recipe) -> nn.Module:

@@ -57,12 +57,14 @@ class CodecLossConfig:
         target_bpp: bits a pixel below which the rate costs nothing (DSIC, Eq. 16), for a network of one rate; 0 for
             none.
         matching_weight: of the change in HITNet's features (:mod:`stereopsis.training.features`); 0 for none.
+        luma: what squared errors of brightness count, and what those of colour are divided by.
     """
 
     metric: Literal["mse", "ms-ssim"] = "mse"
     qualities: tuple[float, float] = (1.0, 8.0)
     target_bpp: float = 0.0
     matching_weight: float = 0.0
+    luma: float = 1.0
 
 
 # what a run of thousands of steps, not millions, needs
@@ -274,11 +276,15 @@ RECIPES = {
         # both from hyperprior.photos' end, for both views or for the base; --initial takes it
         _codec("dsic.scenes", 1400, 130_000_000, (192, 192, 90)),
         _codec("ffca.scenes", 2400, 150_000_000, (128, 320, 90)),
-        # from dsic.scenes' end, for pictures that are to be matched
+        # for pictures that are to be matched: the first from nothing, the second from its end
         replace(
-            _codec("dsic.depth", 400, 170_000_000, (192, 192, 90), predictor_rate=5e-4),
-            learning_rate=1e-4,
-            loss=CodecLossConfig(matching_weight=4.0),
+            _codec("hyperprior.depth", 4000, 170_000_000, (192, 192, 80), predictor_rate=3e-3),
+            model="hyperprior.photos",
+            loss=CodecLossConfig(matching_weight=4.0, luma=3.0),
+        ),
+        replace(
+            _codec("dsic.depth", 500, 180_000_000, (192, 192, 90)),
+            loss=CodecLossConfig(matching_weight=4.0, luma=3.0),
         ),
         # for --pairs: a user's own pairs, with ground truth or without, from a shipped weight
         Recipe(
