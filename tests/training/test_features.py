@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from stereopsis.compression.dsic import DSIC, DSICConfig
+from stereopsis.compression.ffca import FFCA, FFCAConfig
+from stereopsis.compression.hyperprior import HyperpriorConfig
 from stereopsis.matching.hitnet import HITNet, HITNetConfig
-from stereopsis.training.compression import DSICObjective, PairBatch
+from stereopsis.training.compression import DSICObjective, FFCAObjective, PairBatch
 from stereopsis.training.features import FeatureDifference
 from stereopsis.training.loop import _read_checkpoint
 from stereopsis.training.recipes import RECIPES, CodecLossConfig
@@ -83,6 +85,29 @@ def test_the_codec_learns_from_it_and_the_matcher_does_not():
     torch.manual_seed(1)
     twice, _ = DSICObjective(model, doubled)(batch, recipe.phases[0])
     assert twice["matching"].item() == pytest.approx(2 * once["matching"].item(), rel=1e-4)
+
+
+def test_ffca_is_told_of_both_of_its_pictures():
+    base = HyperpriorConfig(widths=(8, 8, 12), latent=12, hyper=8, hidden=18, checkerboard=True)
+    torch.manual_seed(0)
+    model = FFCA(FFCAConfig(base, group=4, fusion=(8, 8, 8, 8)), "ffca.test").train()
+    with torch.no_grad():
+        for parameter in model.fuse.parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.05)
+    recipe = replace(RECIPES["ffca.depth"], bf16=False)
+    batch, found = PairBatch(pictures(1, 64), pictures(1, 64).flip(-1), torch.tensor([4.0])), []
+    for share in (0.0, 0.5, 1.0):
+        objective = FFCAObjective(model, replace(recipe, loss=replace(recipe.loss, base=share)))
+        torch.manual_seed(3)
+        terms, _ = objective(batch, recipe.phases[0])
+        model.zero_grad()
+        terms["matching"].backward()
+        found.append(terms["matching"].item())
+        heard = any(parameter.grad is not None and bool(parameter.grad.any()) for parameter in model.fuse.parameters())
+        assert heard == (share < 1)
+    assert found[0] != pytest.approx(found[2], rel=1e-3)
+    assert found[1] == pytest.approx((found[0] + found[2]) / 2, rel=1e-4)
 
 
 def test_without_a_weight_no_matcher_is_asked():

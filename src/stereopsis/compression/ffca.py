@@ -485,3 +485,9 @@ _register(
     licence="Apache-2.0",
     weights_file="ffca.scenes.safetensors",
 )
+_register(
+    "ffca.depth",
+    FFCAConfig(),
+    "the same, trained for pictures that are to be matched: more rate, more of it for luma and for what HITNet sees",
+    licence="Apache-2.0",
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -226,7 +227,11 @@ class FFCAObjective(nn.Module):
         if torch.rand(()) < 0.5:
             main, side, side_is = side, main, "left"
         output = self.model(main, side, batch.quality, side_is)
-        terms, watched = rate_and_distortion(output, main, batch.quality, self.loss, ffca_loss, self.features)
+        measure = partial(ffca_loss, base=self.loss.base)
+        terms, watched = rate_and_distortion(output, main, batch.quality, self.loss, measure, self.features)
+        if self.features is not None:  # a pair's other view is shown by the base alone
+            without = self.loss.matching_weight * self.features(output.base, main).mean()
+            terms["matching"] = torch.lerp(terms["matching"], without, self.loss.base)
         error = (output.base.detach() - main).square().mean((1, 2, 3))
         return terms, watched | {"psnr_without_side": (-10 * error.log10()).mean()}
 

@@ -58,6 +58,7 @@ class CodecLossConfig:
             none.
         matching_weight: of the change in HITNet's features (:mod:`stereopsis.training.features`); 0 for none.
         luma: what squared errors of brightness count, and what those of colour are divided by.
+        base: of FFCA-Net, the share of the distortion that the picture without a side view has.
     """
 
     metric: Literal["mse", "ms-ssim"] = "mse"
@@ -65,6 +66,7 @@ class CodecLossConfig:
     target_bpp: float = 0.0
     matching_weight: float = 0.0
     luma: float = 1.0
+    base: float = 0.1
 
 
 # what a run of thousands of steps, not millions, needs
@@ -276,15 +278,20 @@ RECIPES = {
         # both from hyperprior.photos' end, for both views or for the base; --initial takes it
         _codec("dsic.scenes", 1400, 130_000_000, (192, 192, 90)),
         _codec("ffca.scenes", 2400, 150_000_000, (128, 320, 90)),
-        # for pictures that are to be matched: the first from nothing, the second from its end
+        # for pictures that are to be matched: from dsic.scenes' end; from nothing; from hyperprior.depth's end
+        replace(
+            _codec("dsic.depth", 400, 170_000_000, (192, 192, 90), predictor_rate=5e-4),
+            learning_rate=1e-4,
+            loss=CodecLossConfig(matching_weight=4.0),
+        ),
         replace(
             _codec("hyperprior.depth", 4000, 170_000_000, (192, 192, 80), predictor_rate=3e-3),
             model="hyperprior.photos",
             loss=CodecLossConfig(matching_weight=4.0, luma=3.0),
         ),
         replace(
-            _codec("dsic.depth", 500, 180_000_000, (192, 192, 90)),
-            loss=CodecLossConfig(matching_weight=4.0, luma=3.0),
+            _codec("ffca.depth", 1400, 180_000_000, (128, 320, 90)),
+            loss=CodecLossConfig(matching_weight=4.0, luma=3.0, base=0.5),
         ),
         # for --pairs: a user's own pairs, with ground truth or without, from a shipped weight
         Recipe(
