@@ -2,7 +2,8 @@
 
 The README gets the mean over all pairs, docs/training.md that of each data set.
 
-Each of those files is what ``stereopsis evaluate matching --data MANIFEST --model NAME [--fill] --out FILE`` wrote.
+Each of those files was written by ``stereopsis evaluate matching --data MANIFEST --model NAME --out FILE``, some with
+``--fill``, or with ``--check 2 --fill``.
 ``--check`` writes nothing and exits with 1 where a document differs.
 """
 
@@ -44,6 +45,12 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
     return sorted(results, key=lambda result: result["mean"]["epe"])
 
 
+def name_of(result: dict[str, Any]) -> str:
+    """The model, and what was done to its maps."""
+    done = [text for text, asked in (("checked", result.get("check")), ("holes filled", result["fill"])) if asked]
+    return ", ".join([f"`{result['model']}`", *done])
+
+
 def table(results: list[dict[str, Any]]) -> str:
     """The table in Markdown."""
     lines = [
@@ -51,9 +58,8 @@ def table(results: list[dict[str, Any]]) -> str:
         f"|---|{'--:|' * (len(COLUMNS) + 1)}",
     ]
     for result in results:
-        name = f"`{result['model']}`{', holes filled' if result['fill'] else ''}"
         cells = [f"{result['mean'][key]:.2f}" for key in COLUMNS]
-        lines.append(f"| {name} | {' | '.join(cells)} | {100 * result['mean']['density']:.1f} |")
+        lines.append(f"| {name_of(result)} | {' | '.join(cells)} | {100 * result['mean']['density']:.1f} |")
     groups = ", ".join(f"{group} ({row['pairs']})" for group, row in results[0]["groups"].items())
     return "\n".join([*lines, "", f"Mean over {results[0]['pairs']} real and rendered pairs: {groups}."])
 
@@ -72,7 +78,7 @@ def group_table(results: list[dict[str, Any]]) -> str:
         for pairs in sets.values():
             rows = [result["per_pair"][index] for index in pairs]
             cells.append(" / ".join(f"{fmean(row[key] for row in rows):.2f}" for key in ("epe", "bad2", "bad3")))
-        lines.append(f"| `{result['model']}`{', holes filled' if result['fill'] else ''} | {' | '.join(cells)} |")
+        lines.append(f"| {name_of(result)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ from stereopsis.geometry import (
     depth_error,
     depth_to_disparity,
     disparity_to_depth,
+    hidden_from_right,
     left_right_check,
     register_depth,
     unproject,
@@ -183,6 +184,25 @@ def test_left_right_check_finds_the_hidden_strip():
         left_right_check(left, right[..., 1:])
     with pytest.raises(ValueError, match="threshold is -1"):
         left_right_check(left, right, -1)
+
+
+def test_hidden_is_what_lies_outside_or_behind():
+    left = torch.full((1, 1, 4, 40), 5.0)
+    left[..., 20:30] = 10.0
+    right = torch.full((1, 1, 4, 40), 5.0)
+    right[..., 10:20] = 10.0
+    right[..., 30:] = 1.0  # farther than the left view has it, which hides nothing
+    hidden = hidden_from_right(left, right)[0, 0, 0]
+    assert hidden.tolist() == [x < 5 or 15 <= x < 20 for x in range(40)]
+    assert (~left_right_check(left, right)[0, 0, 0]).nonzero().flatten().tolist() == [
+        *range(5),
+        *range(15, 20),
+        *range(35, 40),
+    ]
+    unknown = Disparity(right, torch.zeros_like(right, dtype=torch.bool), right)
+    assert hidden_from_right(left, unknown)[0, 0, 0].tolist() == [x < 5 for x in range(40)]
+    with pytest.raises(ValueError, match="threshold is -1"):
+        hidden_from_right(left, right, -1)
 
 
 def test_depth_error_is_the_slope_of_depth():

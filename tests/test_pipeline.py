@@ -93,6 +93,29 @@ def test_the_check_leaves_out_what_the_right_view_contradicts():
     assert (checked.disparity[checked.valid] == 4).all()
 
 
+def test_the_check_fills_what_lies_behind_and_keeps_what_is_only_contradicted():
+    left, right = np.full((4, 60), 0.2, np.float32), np.full((4, 60), 0.8, np.float32)
+
+    class Nearer(_TwoSurfaces):
+        """The left map has 6 px in the columns 10 to 35, which the right view takes for 4 or 8."""
+
+        def forward(self, left, right, max_disparity=16):
+            found = super().forward(left, right)
+            if left.mean() < right.mean():
+                found.disparity[..., 10:36] = 6.0
+            return found
+
+    filled = stereopsis.match(left, right, model=Nearer(), check=1.0, fill=True)
+    assert filled.valid.all()
+    row = filled.disparity[0, 0, 0]
+    # columns 26 to 35 lie behind the right view's 8 px and take the lower neighbour; 10 to 25 are contradicted alone
+    assert row.tolist() == [4.0] * 10 + [6.0] * 16 + [4.0] * 34
+    holes = stereopsis.match(left, right, model=Nearer(), check=1.0)
+    assert not holes.valid[..., 10:36].any()
+    plain = stereopsis.match(left, right, model=Nearer(), fill=True)
+    assert torch.equal(plain.disparity, stereopsis.match(left, right, model=Nearer()).disparity)
+
+
 @pytest.mark.parametrize("size", [(60, 120), (59, 117)])
 def test_a_reduced_matcher_answers_at_full_size_in_full_pixels(size):
     generator = torch.Generator().manual_seed(0)

@@ -166,9 +166,39 @@ def left_right_check(
     Raises:
         ValueError: sizes that differ, or a threshold below 0.
     """
+    left, left_valid, _ = _unpack_disparity(left_disparity, None)
+    inside, right, right_valid = _at_match(left, right_disparity, threshold)
+    return left_valid & inside & right_valid & ((left - right).abs() <= threshold)
+
+
+def hidden_from_right(
+    left_disparity: Disparity | Float[Tensor, "*b h w"],
+    right_disparity: Disparity | Float[Tensor, "*b h w"],
+    threshold: float = 1.0,
+) -> Bool[Tensor, "*b h w"]:
+    """Where the right view cannot see what the left one does: its match lies outside, or behind something nearer.
+
+    A match that the right view takes for farther away fails :func:`left_right_check`, but is not hidden: one of the two
+    maps is wrong there.
+
+    Args:
+        left_disparity, right_disparity: as in :func:`left_right_check`.
+        threshold: pixels by which the right view's disparity at the match has to be larger.
+
+    Raises:
+        ValueError: sizes that differ, or a threshold below 0.
+    """
+    left = _unpack_disparity(left_disparity, None)[0]
+    inside, right, right_valid = _at_match(left, right_disparity, threshold)
+    return ~inside | (right_valid & (right - left > threshold))
+
+
+def _at_match(
+    left: Tensor, right_disparity: Disparity | Tensor, threshold: float
+) -> tuple[Bool[Tensor, "*b h w"], Float[Tensor, "*b h w"], Bool[Tensor, "*b h w"]]:
+    """Whether each left pixel's match lies in the right view, and that view's disparity there and its validity."""
     if not threshold >= 0:
         raise ValueError(f"threshold is {threshold}; it must be at least 0 px, for example 1.")
-    left, left_valid, _ = _unpack_disparity(left_disparity, None)
     right, right_valid, _ = _unpack_disparity(right_disparity, None)
     if left.shape != right.shape:
         raise ValueError(
@@ -181,8 +211,7 @@ def left_right_check(
     match = torch.round(columns - left).long()
     inside = (match >= 0) & (match < width)
     match = match.clamp(0, width - 1)
-    agrees = (left - right.gather(-1, match)).abs() <= threshold
-    return left_valid & inside & right_valid.gather(-1, match) & agrees
+    return inside, right.gather(-1, match), right_valid.gather(-1, match)
 
 
 def depth_error(

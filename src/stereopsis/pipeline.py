@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stereopsis.geometry import left_right_check
+from stereopsis.geometry import hidden_from_right, left_right_check
 from stereopsis.io import read_image
 from stereopsis.matching.anynet import AnyNet
+from stereopsis.matching.fill import fill_holes
 from stereopsis.matching.tiling import TiledMatcher, search_range
 from stereopsis.types import Depth, Disparity
 from stereopsis.upsampling.resample import upsample
@@ -32,6 +34,7 @@ def match(
     weights: str | Path | None = None,
     max_disparity: int | None = None,
     check: float | None = None,
+    fill: bool = False,
     budget: float | None = None,
     previous: Disparity | None = None,
     tile: int | None = None,
@@ -48,6 +51,8 @@ def match(
         max_disparity: largest disparity searched in pixels, the model's own if not given.
         check: match the right view too (twice the time), and count as not valid where the two maps disagree by more
             than this many pixels: occlusions, mostly.
+        fill: fill holes with the lower one of their neighbours in the row. With ``check`` what the right view does not
+            see is a hole (:func:`match_both`).
         budget: seconds for the network, of an AnyNet alone; ``model.last_stage`` then tells which stage answered. With
             ``check`` each of the two matchings gets half of it.
         previous: the map of the frame before, which an AnyNet may start its residual stages from; the right view, where
@@ -87,15 +92,47 @@ def match(
     else:
         options["budget"] = budget if check is None else budget / 2
     start = {} if previous is None else {"previous": previous.to(where)}
+    placed = views[0].to(where), views[1].to(where)
     with torch.no_grad():
         if check is not None:
-            # In a mirror the right view is a left one. It goes first, so that the last stage is that of the left view.
-            mirrored = network(views[1].to(where).flip(-1), views[0].to(where).flip(-1), **options)
-        found = network(views[0].to(where), views[1].to(where), **options, **start)
-    if check is None:
-        return found
-    right_map = Disparity(mirrored.disparity.flip(-1), mirrored.valid.flip(-1), mirrored.confidence.flip(-1))
-    valid = left_right_check(found, right_map, check)
+            return match_both(network, *placed, check, fill=fill, **options, **start)
+        found = network(*placed, **options, **start)
+    return fill_holes(found) if fill else found
+
+
+def match_both(
+    matcher: nn.Module,
+    left: Float[Tensor, "b c h w"],
+    right: Float[Tensor, "b c h w"],
+    threshold: float,
+    *,
+    fill: bool = False,
+    previous: Disparity | None = None,
+    **options: Any,
+) -> Disparity:
+    """The left view's map after a left-right check.
+
+    Args:
+        matcher: ``matcher(left, right, **options) -> Disparity``; it is called twice.
+        left, right: as the matcher takes them.
+        threshold: pixels that the two maps may differ by.
+        fill: what the right view does not see takes the lower one of its neighbours in the row
+            (:func:`~stereopsis.matching.fill.fill_holes`), because it lies behind; where the right view's map is the
+            farther one, either may be wrong, and the left one is kept. Without, neither is valid.
+        previous: passed on with the left view alone.
+        options: passed on with both.
+
+    Raises:
+        ValueError: a threshold below 0.
+    """
+    # In a mirror the right view is a left one. It goes first, so that the last stage is that of the left view.
+    mirrored = matcher(right.flip(-1), left.flip(-1), **options)
+    found = matcher(left, right, **options, **({} if previous is None else {"previous": previous}))
+    seen_from_right = Disparity(mirrored.disparity.flip(-1), mirrored.valid.flip(-1), mirrored.confidence.flip(-1))
+    if fill:
+        seen = found.valid & ~hidden_from_right(found, seen_from_right, threshold)
+        return fill_holes(Disparity(found.disparity, seen, found.confidence))
+    valid = left_right_check(found, seen_from_right, threshold)
     return Disparity(torch.where(valid, found.disparity, 0.0), valid, found.confidence)
 
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from stereopsis import pipeline
 from stereopsis.frames import Frame, Frames, open_frames
-from stereopsis.matching.fill import fill_holes
 from stereopsis.matching.temporal import TemporalFilter
 from stereopsis.types import Disparity
 from stereopsis.zoo.registry import load
@@ -35,7 +34,7 @@ class MatchedFrame:
 
     Attributes:
         disparity: maps ``(1, 1, H, W)`` on the CPU, filled and filtered as asked for.
-        seconds: that matching took, without reading, filling and filtering.
+        seconds: that matching took, without reading and filtering.
         stage: that answered, 1 for the first, of a model with a budget; else None.
     """
 
@@ -49,11 +48,10 @@ class SequenceMatcher:
 
     Args:
         model: a loaded model, or the name of one.
-        max_disparity, check: as in :func:`stereopsis.match`.
+        max_disparity, check, fill: as in :func:`stereopsis.match`.
         budget: seconds a frame, of an AnyNet. The first pair of each size is also matched a few times without limit, so
             that the model knows what its stages cost.
-        fill: fill holes from the neighbours in the row.
-        warm_start: start an AnyNet's residual stages from the frame before, as it was before filling and filtering.
+        warm_start: start an AnyNet's residual stages from the frame before, as it was before filtering.
         smooth: strength of the :class:`~stereopsis.matching.temporal.TemporalFilter`, 0 for none.
         tile: as in :func:`stereopsis.match`.
 
@@ -91,8 +89,8 @@ class SequenceMatcher:
     def resume(self, left: pipeline.View, disparity: Disparity) -> None:
         """Go on after a frame that was matched in an earlier run.
 
-        The filter goes on as if there had been no break. A warm start does so where frames were neither filled nor
-        filtered, and else starts from the map as it was written.
+        The filter goes on as if there had been no break. A warm start does so where frames were not filtered, and else
+        starts from the map as it was written.
 
         Args:
             left: the left view of that frame.
@@ -112,13 +110,13 @@ class SequenceMatcher:
             self._learn_costs(*views)
             self._known_costs.add(size)
         start = time.perf_counter()
-        found = self._match(*views, check=self.check, budget=self.budget, previous=self._previous)
+        found = self._match(*views, check=self.check, fill=self.fill, budget=self.budget, previous=self._previous)
         found = found.to("cpu")  # the copy waits for a GPU
         seconds = time.perf_counter() - start
         stage = None if self.budget is None else int(self.model.last_stage)  # type: ignore[arg-type]
         if self.warm_start:
             self._previous = found
-        return MatchedFrame(self._filter(fill_holes(found) if self.fill else found, views[0]), seconds, stage)
+        return MatchedFrame(self._filter(found, views[0]), seconds, stage)
 
     def _match(self, left: Tensor, right: Tensor, **options: Any) -> Disparity:
         return pipeline.match(

@@ -24,6 +24,7 @@ def matching(
     max_disparity: int | None = None,
     device: str = "cpu",
     dtype: DType = "float32",
+    check: float | None = None,
     fill: bool = False,
     out: Path | None = None,
     json: bool = False,
@@ -41,6 +42,8 @@ def matching(
         max_disparity: Largest disparity searched, in pixels; the model's own if not given.
         device: Where to compute, e.g. cpu or cuda.
         dtype: Precision to compute in.
+        check: Match the right view too, and do not count what differs by more than this many pixels; with --fill, fill
+            what the right view does not see.
         fill: Fill holes first, for comparison with dense methods.
         out: Also write the result as a JSON file.
         json: Print JSON instead of tables.
@@ -70,6 +73,7 @@ def matching(
             pairs,
             name=model,
             max_disparity=max_disparity,
+            check=check,
             fill=fill,
             device=device,
             progress=lambda done, _, name: progress.update(task, completed=done, description=name),
@@ -78,6 +82,7 @@ def matching(
         )
     # So that a number is never read without how it was made.
     result |= {
+        "check": check,
         "fill": fill,
         "max_disparity": max_disparity,
         "dtype": dtype,

@@ -20,6 +20,7 @@ from stereopsis.evaluation.protocols import Protocol, measure, summarise
 from stereopsis.io import read_disparity, read_image
 from stereopsis.io.maps import PICTURE_SUFFIXES, read_grey
 from stereopsis.matching.fill import fill_holes
+from stereopsis.pipeline import match_both
 from stereopsis.types import Disparity
 
 METRICS = ("epe", "bad1", "bad2", "bad3", "d1", "density")
@@ -140,6 +141,7 @@ def evaluate_matching(
     *,
     name: str = "",
     max_disparity: int | None = None,
+    check: float | None = None,
     fill: bool = False,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
@@ -152,6 +154,8 @@ def evaluate_matching(
         model: ``model(left, right[, max_disparity=...]) -> Disparity``.
         name: written as ``"model"``, the class name if empty.
         max_disparity: passed on to the model where given, in pixels.
+        check: match the right view too, as :func:`~stereopsis.pipeline.match_both` does with this threshold
+            in pixels; with ``fill`` what it does not see is filled, without it is not counted.
         fill: fill holes first (:func:`~stereopsis.matching.fill.fill_holes`), for comparison with dense methods.
         device: where the images go; the model must be there.
         progress: called after each pair with the number done, the number of all, and the pair's id.
@@ -174,7 +178,7 @@ def evaluate_matching(
         raise ValueError("there are no pairs to evaluate; name a manifest that lists some.")
     rows = []
     for number, pair in enumerate(pairs, start=1):
-        outcome = _evaluate_pair(model, pair, max_disparity, fill, device, protocol)
+        outcome = _evaluate_pair(model, pair, max_disparity, check, fill, device, protocol)
         rows.append(outcome.row)
         if observe is not None:
             observe(outcome)
@@ -206,6 +210,7 @@ def _evaluate_pair(
     model: nn.Module,
     pair: BenchmarkPair,
     max_disparity: int | None,
+    check: float | None,
     fill: bool,
     device: torch.device | str,
     protocol: Protocol | None,
@@ -225,7 +230,11 @@ def _evaluate_pair(
             )
     limit = {} if max_disparity is None else {"max_disparity": max_disparity}
     start = time.perf_counter()
-    prediction = model(left, right, **limit).to("cpu")  # the copy also waits for a GPU
+    if check is None:
+        prediction = model(left, right, **limit)
+    else:
+        prediction = match_both(model, left, right, check, fill=fill, **limit)
+    prediction = prediction.to("cpu")  # the copy also waits for a GPU
     seconds = time.perf_counter() - start
     if fill:
         prediction = fill_holes(prediction)
