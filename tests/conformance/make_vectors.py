@@ -24,7 +24,7 @@ from stereopsis.compression.hyperprior import Hyperprior  # noqa: E402
 from stereopsis.types import StereoPair  # noqa: E402
 from stereopsis.zoo import ModelCard, read_weights, save_weights  # noqa: E402
 
-SHIPPED = ("hyperprior.photos", "dsic.scenes", "ffca.scenes")
+SHIPPED = ("hyperprior.photos", "dsic.scenes", "ffca.scenes", "ffca.depth")
 
 
 def _facts(decoded: StereoPair | torch.Tensor) -> dict[str, list]:

@@ -490,4 +490,5 @@ _register(
     FFCAConfig(),
     "the same, trained for pictures that are to be matched: more rate, more of it for luma and for what HITNet sees",
     licence="Apache-2.0",
+    weights_file="ffca.depth.safetensors",
 )
