@@ -40,9 +40,10 @@ PAGE = ROOT / "docs" / "depth_rate.md"
 START, END = "<!-- rates for depth: benchmarks/depth_rate.py -->", "<!-- end of rates for depth -->"
 SETS = ("KITTI", "Middlebury")
 RISES = (1.0, 5.0)  # points of bad-2
-CODECS = ("jpeg", "webp", "avif", "hevc-stereo", "hyperprior.photos", "dsic.scenes", "ffca.scenes")
+CODECS = ("jpeg", "webp", "avif", "hevc-stereo", "hyperprior.photos", "dsic.scenes", "ffca.scenes", "ffca.depth")
 MATCHERS = ("hitnet.scenes", "anynet.scenes", "sgbm-hh")
-QUALITIES = (1, 2, 3, 4, 5, 6, 7, 8)
+QUALITIES = (3, 5, 7, 8)  # of our codecs, whose first ones are of no use for depth
+DEPTH_QUALITIES = (1, 2, 3, 4, 6, 8)  # of those that were trained for it
 TITLES = {"epe": "EPE, px", "bad2": "bad-2, %", "d1": "D1, %"}
 
 Result = dict[str, Any]
@@ -63,7 +64,8 @@ def measure(words: list[str], data: Path, every: int, anew: bool) -> None:
     if anew:
         forget([word.partition("=")[0] for word in words])
     for word in words:
-        coder = open_coder(word, QUALITIES)
+        qualities = DEPTH_QUALITIES if ".depth" in word.partition("=")[0] else QUALITIES
+        coder = open_coder(word, qualities)
         evaluate_depth_rate(
             [coder],
             pairs,
@@ -142,8 +144,8 @@ def draw(result: Result) -> None:
                 style = {"linestyle": "--", "linewidth": 1} if codec in ANCHORS else {"linewidth": 1.6}
                 axis.plot(x, y, label=codec, color=colors[number % len(colors)], **style)
             axis.axhline(base, color="black", linestyle=":", linewidth=1, label="not coded")
-            axis.set(xscale="log", xlim=(0.04, 3), ylim=(0.9 * base, 3 * base))
-            axis.set_xticks([0.05, 0.1, 0.2, 0.5, 1, 2], ["0.05", "0.1", "0.2", "0.5", "1", "2"], minor=False)
+            axis.set(xscale="log", xlim=(0.15, 3.5), ylim=(0.9 * base, 3 * base))
+            axis.set_xticks([0.2, 0.5, 1, 2], ["0.2", "0.5", "1", "2"], minor=False)
             axis.tick_params(labelsize=7)
             axis.minorticks_off()
             if measure_ == MEASURES[0]:

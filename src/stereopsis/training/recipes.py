@@ -252,6 +252,23 @@ RECIPES = {
             seed=30_000_000,
             loss=replace(_SHORT_RUN, initialization_weight=2),
         ),
+        # from the mean of hitnet.gaps' end and hitnet.wide's: the three kinds of scenes in turn, and an average over a turn
+        Recipe(
+            name="hitnet.turns",
+            model="hitnet.scenes",
+            phases=5
+            * (
+                Phase(200, 2, 224, SceneConfig(256, 640, max_disparity=210, surfaces=(4, 14)), _CAMERAS),
+                Phase(200, 2, 144, SceneConfig(256, 640, max_disparity=130, surfaces=(8, 30), **_GAPS), _CAMERAS),
+                Phase(200, 2, 208, SceneConfig(256, 640, max_disparity=200, surfaces=(6, 22), **_GAPS), _CAMERAS),
+            ),
+            learning_rate=3e-3,
+            vector_learning_rate=5e-4,
+            warmup=100,
+            ema=0.999,
+            seed=50_000_000,
+            loss=replace(_SHORT_RUN, initialization_weight=2),
+        ),
         Recipe(
             name="anynet.scenes",
             model="anynet.scenes",
