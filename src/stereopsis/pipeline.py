@@ -91,13 +91,18 @@ def match(
         network = network if cut else TiledMatcher(network, tile)
     else:
         options["budget"] = budget if check is None else budget / 2
-    start = {} if previous is None else {"previous": previous.to(where)}
+    start = None if previous is None else previous.to(where)
     placed = views[0].to(where), views[1].to(where)
     with torch.no_grad():
         if check is not None:
-            return match_both(network, *placed, check, fill=fill, **options, **start)
-        found = network(*placed, **options, **start)
+            return match_both(network, *placed, check, fill=fill, previous=start, **options)
+        found = network(*placed, **options, **_previous(start))
     return fill_holes(found) if fill else found
+
+
+def _previous(previous: Disparity | None) -> dict[str, Disparity]:
+    """As an option, which only some matchers take."""
+    return {} if previous is None else {"previous": previous}
 
 
 def match_both(
@@ -127,7 +132,7 @@ def match_both(
     """
     # In a mirror the right view is a left one. It goes first, so that the last stage is that of the left view.
     mirrored = matcher(right.flip(-1), left.flip(-1), **options)
-    found = matcher(left, right, **options, **({} if previous is None else {"previous": previous}))
+    found = matcher(left, right, **options, **_previous(previous))
     seen_from_right = Disparity(mirrored.disparity.flip(-1), mirrored.valid.flip(-1), mirrored.confidence.flip(-1))
     if fill:
         seen = found.valid & ~hidden_from_right(found, seen_from_right, threshold)

@@ -228,7 +228,7 @@ def _evaluate_pair(
                 f"{file} is {values.shape[-1]}x{values.shape[-2]} but {pair.left} is "
                 f"{left.shape[-1]}x{left.shape[-2]}; the {what} must have the size of the left image."
             )
-    limit = {} if max_disparity is None else {"max_disparity": max_disparity}
+    limit: dict[str, Any] = {} if max_disparity is None else {"max_disparity": max_disparity}
     start = time.perf_counter()
     if check is None:
         prediction = model(left, right, **limit)

@@ -252,7 +252,7 @@ RECIPES = {
             seed=30_000_000,
             loss=replace(_SHORT_RUN, initialization_weight=2),
         ),
-        # from the mean of hitnet.gaps' end and hitnet.wide's: the three kinds of scenes in turn, and an average over a turn
+        # from the mean of hitnet.gaps' end and hitnet.wide's: kinds of scenes in turn, averaged over more than a turn
         Recipe(
             name="hitnet.turns",
             model="hitnet.scenes",
