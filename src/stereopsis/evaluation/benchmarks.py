@@ -236,7 +236,7 @@ def _evaluate_pair(
         prediction = match_both(model, left, right, check, fill=fill, **limit)
     prediction = prediction.to("cpu")  # the copy also waits for a GPU
     seconds = time.perf_counter() - start
-    if fill:
+    if fill and check is None:
         prediction = fill_holes(prediction)
     metrics = disparity_metrics(prediction.disparity, truth, known, prediction.valid)
     finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
