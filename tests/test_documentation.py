@@ -146,7 +146,7 @@ def check_names(arguments: dict) -> None:
     for option in ("models", "codecs"):
         if isinstance(arguments.get(option), str):
             assert set(arguments[option].split(",")) <= known | set(ANCHORS), arguments[option]
-    assert arguments.get("recipe") is None or arguments["recipe"] in RECIPES, arguments["recipe"]
+    assert not arguments.get("recipe") or arguments["recipe"][0] in RECIPES, arguments["recipe"]
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if shell_blocks(name)])

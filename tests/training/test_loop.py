@@ -376,10 +376,11 @@ def test_real_pairs_are_measured_and_drawn_as_the_run_goes_on(tmp_path, bank, me
     from PIL import Image
 
     from stereopsis.evaluation.benchmarks import read_manifest
+    from stereopsis.training.validation import RealPairs
 
     recipe = replace(TINY, evaluate_every=4)
     model = _network()
-    train(recipe, model, tmp_path, bank=bank, evaluate=read_manifest(measured))
+    train(recipe, model, tmp_path, bank=bank, validation=RealPairs(read_manifest(measured)))
     lines = [json.loads(line) for line in (tmp_path / "evaluation.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [4, 8, 9]
     assert all(line["epe"] > 0 for line in lines)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,51 +14,69 @@ from tyro.conf import Positional
 from stereopsis.cli.console import note, progress_bar, show_json
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from stereopsis.data.datasets import StereoDataset
-    from stereopsis.zoo.registry import ModelEntry
 
 
 def train(
-    recipe: Positional[str],
-    options: Positional[tuple[str, ...]] = (),
+    recipe: Positional[tuple[str, ...]] = (),
     *,
     out: Path,
     initial: str | None = None,
+    steps: int | None = None,
     pairs: Path | None = None,
     dataset: str = "folder",
     evaluate: Path | None = None,
     resume: bool = False,
+    queue: Path | None = None,
+    minutes: float | None = None,
+    threads: int | None = None,
+    nice: int = 10,
+    parallel: int | None = None,
     device: str = "cpu",
     json: bool = False,
 ) -> None:
-    """Train a model by a published recipe; an interrupted run goes on with --resume.
+    """Train a model by a published recipe, or work through a queue of runs.
 
-    Under `accelerate launch -m stereopsis train ...` several GPUs or machines share the work.
+    An interrupted run continues with --resume. A queue resumes its runs by itself. Several GPUs or machines share a run
+    under `accelerate launch -m stereopsis train ...`.
 
     Args:
-        recipe: Name of a recipe, e.g. hitnet.scenes.
-        options: Other numbers for it, names and values, e.g. learning_rate 0.01 phases.0.steps 100.
-        out: Folder for the checkpoint, the log and TensorBoard's curves.
-        initial: Safetensors file or name of the weights to start from, in place of random ones.
-        pairs: Folder of pairs to train on in place of procedural scenes; with ground truth or without.
-        dataset: Layout of that folder: a data set's name, e.g. kitti2015, or NAME:SPLIT.
-        evaluate: Manifest of pairs with ground truth, measured and drawn as the run goes on.
-        resume: Go on from the checkpoint in that folder.
-        device: Where to compute, e.g. cpu or cuda.
+        recipe: Name of a recipe, e.g. hitnet.scenes, and fields of it with other values: names and values, e.g.
+            learning_rate 0.01 phases.0.steps 100. Not used with --queue.
+        out: Folder for checkpoints, logs, TensorBoard curves and weights.
+        initial: Initial weights: a safetensors file or the name of a model. Random weights if omitted.
+        steps: Number of optimizer steps; the phases keep their shares. The recipe's own number if omitted.
+        pairs: Folder of pairs to train on in place of procedural scenes, with ground truth or without.
+        dataset: Layout of that folder: the name of a data set, e.g. kitti2015, or NAME:SPLIT.
+        evaluate: Manifest to validate on during the run: pairs with ground truth for matching, images with depth for
+            upsampling.
+        resume: Continue from the checkpoint in the output folder.
+        queue: TOML file that lists runs (see docs/training.md).
+        minutes: With --queue, stop and save everything after this time; 0 prints the state of the runs. No limit if
+            omitted.
+        threads: CPU threads of each run. By default, the number of cores minus the current load, at least 1.
+        nice: With --queue, priority of the runs from 0 (normal) to 19 (lowest).
+        parallel: With --queue, runs at a time. By default 1 on a CPU and 3 on a GPU.
+        device: Device to train on: cpu or cuda.
         json: Print JSON instead of text.
     """
+    _set_up_threads(threads)
+    if queue is not None:
+        _work(queue, out, recipe, minutes, nice, parallel, device, json)
+        return
+    if not recipe:
+        raise ValueError("There is nothing to train; name a recipe, or give a file of runs with --queue.")
+    name, *options = recipe
     import torch
 
     from stereopsis.cli.matching import check_folder
-    from stereopsis.evaluation.benchmarks import read_manifest
     from stereopsis.memory import keep_large_blocks
-    from stereopsis.training.recipes import RECIPES, override
+    from stereopsis.training.recipes import RECIPES, override, with_steps
 
-    if recipe not in RECIPES:
-        raise ValueError(f"There is no recipe {recipe!r}; choose one of {', '.join(RECIPES)}.")
-    plan = override(RECIPES[recipe], options)
+    if name not in RECIPES:
+        raise ValueError(f"There is no recipe {name!r}; choose one of {', '.join(RECIPES)}.")
+    plan = override(RECIPES[name], options)
+    plan = plan if steps is None else with_steps(plan, steps)
     check_folder(out, "--out")
     checkpoint = out / "checkpoint.pt"
     if resume and not checkpoint.is_file():
@@ -67,25 +87,27 @@ def train(
         from stereopsis.training import loop
     except ImportError as error:
         raise ImportError(f"Training needs {error.name}; install it with: pip install 'stereopsis[train]'") from error
+    from stereopsis.training.initial import start_from
     from stereopsis.training.publish import publish
+    from stereopsis.training.validation import make_validation
     from stereopsis.zoo import get_entry
 
-    measured = read_manifest(evaluate) if evaluate is not None else []
+    validation = make_validation(plan, evaluate) if evaluate is not None else None
     trained_on = _open_pairs(pairs, dataset) if pairs is not None else None
     keep_large_blocks()
     torch.manual_seed(plan.seed)
     entry = get_entry(plan.model)
     model = entry.build()
     if initial is not None and not resume:
-        _start_from(model, initial, entry)
+        start_from(model, initial, entry)
     elif not resume and hasattr(methods := import_module(f"stereopsis.training.{entry.family}"), "begin"):
         methods.begin(model, plan)
     with progress_bar() as progress:
-        task = progress.add_task(recipe, total=plan.steps)
+        task = progress.add_task(name, total=plan.steps)
 
         def report(step: int, _: int, means: dict[str, float]) -> None:
             accuracy = f" EPE {means['epe']:.2f} px" if "epe" in means else ""
-            text = f"{recipe} loss {means['loss']:.3f}{accuracy}"
+            text = f"{name} loss {means['loss']:.3f}{accuracy}"
             progress.update(task, completed=step, description=text)
             if progress.disable:
                 note(f"step {step} of {plan.steps}: {text}")
@@ -97,36 +119,84 @@ def train(
             device=device,
             resume=resume,
             pairs=trained_on,
-            evaluate=measured,
+            validation=validation,
             progress=report,
         )
     if int(os.environ.get("RANK", "0")):  # under accelerate the first process alone speaks and writes
         return
-    weights = out / f"{recipe}.safetensors"
+    weights = out / f"{name}.safetensors"
     notes = "" if initial is None else f"Started from {Path(initial).name}."
     data = "" if pairs is None else f"the user's own pairs ({dataset}, {len(trained_on or ())} of them)"
     publish(checkpoint, weights, notes=notes, data=data)
     if json:
-        show_json({"recipe": recipe, "steps": plan.steps, "out": str(weights), "means": means})
+        show_json({"recipe": name, "steps": plan.steps, "out": str(weights), "means": means})
         return
     accuracy = f", EPE {means['epe']:.2f} px over the last ones" if "epe" in means else ""
     print(f"{weights}  {plan.steps} steps{accuracy}")
 
 
-def _start_from(model: nn.Module, initial: str, entry: ModelEntry) -> None:
-    from stereopsis.compression.dsic import DSIC
-    from stereopsis.compression.ffca import FFCA
-    from stereopsis.zoo import get_entry, list_models, load
-    from stereopsis.zoo.weights import load_into, read_card
+def _set_up_threads(threads: int | None) -> None:
+    """Let idle threads sleep, and take no more of them than the machine has idle cores.
 
-    known = initial in list_models()
-    architecture = get_entry(initial).architecture if known else read_card(initial).architecture
-    if isinstance(model, DSIC | FFCA) and architecture == "hyperprior":
-        model.start_from(load("hyperprior.photos", weights=None if known else initial).state_dict())
-    elif known:
-        model.load_state_dict(load(initial).state_dict())
-    else:
-        load_into(model, initial, entry, any_config=True)
+    OpenMP reads its wait policy when it is loaded, so the command starts itself anew with the variable set.
+    """
+    import torch
+
+    if "OMP_WAIT_POLICY" not in os.environ and os.name == "posix" and _is_the_command(sys.argv[0]):
+        os.execve(
+            sys.executable,
+            [sys.executable, "-m", "stereopsis", *sys.argv[1:]],
+            os.environ | {"OMP_WAIT_POLICY": "PASSIVE"},
+        )
+    if threads is not None and threads < 1:
+        raise ValueError(f"--threads is {threads}; give at least 1.")
+    if threads is None and "OMP_NUM_THREADS" not in os.environ and hasattr(os, "getloadavg"):
+        threads = max(round((os.cpu_count() or 1) - os.getloadavg()[0]), 1)
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def _is_the_command(program: str) -> bool:
+    path = Path(program)
+    return path.name == "stereopsis" or path.parts[-2:] == ("stereopsis", "__main__.py")
+
+
+def _work(
+    path: Path,
+    out: Path,
+    recipe: tuple[str, ...],
+    minutes: float | None,
+    nice: int,
+    parallel: int | None,
+    device: str,
+    json: bool,
+) -> None:
+    import torch
+
+    from stereopsis.cli.matching import check_folder
+    from stereopsis.training.queue import Queue, summary
+
+    if recipe:
+        raise ValueError(f"--queue takes its recipes from {path}; leave {' '.join(recipe)} out.")
+    if not 0 <= nice <= 19:
+        raise ValueError(f"--nice is {nice}; give a number from 0 to 19.")
+    check_folder(out, "--out")
+    queue = Queue(
+        path,
+        out,
+        device=device,
+        minutes=minutes,
+        threads=torch.get_num_threads(),
+        nice=nice,
+        parallel=parallel or (1 if device == "cpu" else 3),
+        note=note,
+    )
+    states = queue.states() if minutes == 0 else queue.work()
+    if json:
+        show_json([asdict(state) | {"remaining_hours": state.remaining_hours} for state in states])
+        return
+    for state in states:
+        print(f"{state.name}  {summary(state)}")
 
 
 def _open_pairs(folder: Path, dataset: str) -> StereoDataset:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from stereopsis.data.augment import NO_EFFECTS, AugmentConfig
 from stereopsis.data.scenes import SceneConfig
@@ -89,9 +90,14 @@ class Recipe:
         clip: largest gradient norm.
         bf16: convolutions in bfloat16.
         ema: decay of the weights' moving average, which is then what is published; 0 for none.
-        evaluate_every: steps between measurements on real pairs, where some are given.
+        evaluate_every: steps between two validations, if there is something to validate on.
         seed: of the first scene and of the initial weights; a run sees every scene once, and its mirror image.
         loss: constants of the family's loss.
+        optimizer: of the kernels of convolutions. "muon" is joined by AdamW for all other parameters; "adam", "adamw"
+            and "soap" train all parameters.
+        milestones: steps at which the rates are multiplied by ``milestone_factor``, as papers do it; without any the
+            rates follow a cosine.
+        milestone_factor: see ``milestones``.
     """
 
     name: str
@@ -107,6 +113,9 @@ class Recipe:
     evaluate_every: int = 500
     seed: int = 1_000_000
     loss: HITNetLossConfig | AnyNetLossConfig | DKNLossConfig | CodecLossConfig = _SHORT_RUN
+    optimizer: Literal["adam", "adamw", "muon", "soap"] = "muon"
+    milestones: tuple[int, ...] = ()
+    milestone_factor: float = 0.1
 
     @property
     def steps(self) -> int:
@@ -120,6 +129,82 @@ class Recipe:
             if step < first:
                 return phase
         raise ValueError(f"step {step} lies beyond the {self.steps} steps of {self.name}.")
+
+
+def with_steps(recipe: Recipe, steps: int) -> Recipe:
+    """Return a recipe of another length.
+
+    Phases that alternate are repeated, the last turn cut short; phases that differ keep their shares. Milestones keep
+    their shares too. Every phase has an even number of steps, because a scene serves two.
+
+    Raises:
+        ValueError: ``steps`` is below 2.
+    """
+    if steps < 2:
+        raise ValueError(f"a run of {steps} steps is too short; give at least 2.")
+    turn = _turn(recipe.phases)
+    milestones = tuple(round(at * steps / recipe.steps) for at in recipe.milestones)
+    if len(turn) < len(recipe.phases):
+        phases: list[Phase] = []
+        left = steps
+        while left > 0:
+            phase = turn[len(phases) % len(turn)]
+            phases.append(replace(phase, steps=min(phase.steps, _even(left))))
+            left -= phases[-1].steps
+    else:
+        share = steps / recipe.steps
+        phases = [replace(phase, steps=_even(phase.steps * share)) for phase in recipe.phases]
+    return replace(recipe, phases=tuple(phases), milestones=milestones)
+
+
+def _even(steps: float) -> int:
+    return max(2 * round(steps / 2), 2)
+
+
+def _turn(phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+    """The shortest sequence of phases whose repetition gives them all."""
+    for length in range(1, len(phases)):
+        if len(phases) % length == 0 and phases == phases[:length] * (len(phases) // length):
+            return phases[:length]
+    return phases
+
+
+def recipe_from(values: Mapping[str, Any]) -> Recipe:
+    """Return the recipe that :func:`dataclasses.asdict` gave, also through JSON or by an earlier version.
+
+    Fields that did not exist then take their defaults.
+
+    Raises:
+        ValueError: a field is unknown, so the recipe belongs to a newer version.
+    """
+    values = dict(values)
+    loss = values.pop("loss", None)
+    recipe = _rebuilt(Recipe, values, "recipe")
+    if loss is None:
+        return recipe
+    kinds = (HITNetLossConfig, AnyNetLossConfig, DKNLossConfig, CodecLossConfig)
+    # no field of one loss is a field of another with fewer fields: the first that has them all is the one
+    kind = next((kind for kind in kinds if loss.keys() <= {part.name for part in fields(kind)}), None)
+    if kind is None:
+        raise ValueError(f"the loss of the recipe has the fields {', '.join(loss)}; no loss of this version has them.")
+    return replace(recipe, loss=_rebuilt(kind, loss, "loss"))
+
+
+def _rebuilt(kind: Any, value: Any, name: str) -> Any:
+    if isinstance(kind, UnionType):
+        kinds = [part for part in get_args(kind) if part is not type(None)]
+        return None if value is None else _rebuilt(kinds[0], value, name)
+    if is_dataclass(kind) and isinstance(kind, type):
+        hints = get_type_hints(kind)
+        unknown = value.keys() - hints.keys()
+        if unknown:
+            raise ValueError(f"{name} has the unknown field {min(unknown)}; it was written by another version.")
+        return kind(**{key: _rebuilt(hints[key], part, f"{name}.{key}") for key, part in value.items()})
+    if get_origin(kind) is tuple:
+        parts = get_args(kind)
+        each = [parts[0]] * len(value) if len(parts) == 2 and parts[1] is Ellipsis else parts
+        return tuple(_rebuilt(part, entry, name) for part, entry in zip(each, value, strict=True))
+    return value
 
 
 def override(recipe: Recipe, words: Sequence[str]) -> Recipe:
