@@ -16,11 +16,11 @@ from stereopsis.types import StereoPair
 
 def _symbols(monkeypatch, codec):
     """Every array of symbols that passes through a codec from now on."""
-    from stereopsis.compression import hyperprior
+    from stereopsis.compression import single
 
     seen = []
-    original = hyperprior.checksum
-    monkeypatch.setattr(hyperprior, "checksum", lambda s, start=0: seen.append(s.copy()) or original(s, start))
+    original = single.checksum
+    monkeypatch.setattr(single, "checksum", lambda s, start=0: seen.append(s.copy()) or original(s, start))
     return seen
 
 

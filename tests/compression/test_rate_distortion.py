@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from stereopsis.compression.hyperprior import Reconstruction
 from stereopsis.compression.losses import LAMBDA_MIN, LUMA, MS_SSIM_WEIGHT, ms_ssim, rate_distortion_loss, weigh_luma
+from stereopsis.compression.single import Reconstruction
 
 
 def _pair(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,9 +1,10 @@
-"""Writes the conformance vectors of this folder: ``python tests/conformance/make_vectors.py [shipped]``.
+"""Writes the conformance vectors of this folder: ``python tests/conformance/make_vectors.py [shipped | second]``.
 
 The vectors fix the format. A later version must decode them as they are, so run this only to add files for a new
 version of the format, never to make a failing test pass. ``weights.safetensors`` holds the small codec whose symbols
 they are. With ``shipped`` it writes instead those of the codecs whose weights come with the package, which a codec that
-is trained again needs anew, and its users as well: that is a change for the CHANGELOG.
+is trained again needs anew, and its users as well: that is a change for the CHANGELOG. With ``second`` it writes those
+of a small codec of the second kind, ``weights2.safetensors``.
 """
 
 import json
@@ -15,12 +16,14 @@ import torch
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent / "compression"))
 
-from tiny import NAME, TINY, photo, tiny  # noqa: E402
+from tiny import NAME, NAME2, TINY, TINY2, photo, tiny, tiny2  # noqa: E402
 
 from stereopsis import load  # noqa: E402
 from stereopsis.calibration import StereoCalibration  # noqa: E402
 from stereopsis.compression.bitstream import Reader, pack  # noqa: E402
+from stereopsis.compression.codec import PairCodec  # noqa: E402
 from stereopsis.compression.hyperprior import Hyperprior  # noqa: E402
+from stereopsis.compression.hyperprior2 import Hyperprior2  # noqa: E402
 from stereopsis.types import StereoPair  # noqa: E402
 from stereopsis.zoo import ModelCard, read_weights, save_weights  # noqa: E402
 
@@ -47,6 +50,25 @@ def shipped() -> None:
     (FOLDER / "shipped.json").write_text(json.dumps(expected, indent=1) + "\n")
 
 
+def second() -> None:
+    """An odd pair, gray and dark images of 16 bits, and one with escapes by the second hyperprior codec."""
+    weights = FOLDER / "weights2.safetensors"
+    save_weights(weights, tiny2(), ModelCard("hyperprior2", model=NAME2, data="none, random numbers"))
+    codec = Hyperprior2(TINY2, NAME2).eval()
+    codec.load_state_dict(read_weights(weights)[0])
+
+    odd = StereoPair(photo(37, 51), photo(37, 51, 1.0))
+    dark = (photo(48, 64) * 4095).round() / 65535
+    files = {
+        "second_odd_q2": codec.compress(odd, 2),
+        "second_odd_q7.5": codec.compress(odd, 7.5),
+        "second_grey_q4": codec.compress(photo(48, 64)[:, :1], 4),
+        "second_dark_q5": codec.compress(StereoPair(dark[:, :1], dark[:, 1:2]), 5),
+        "second_escapes_q8": codec.compress(1 - photo(48, 64).round(), 8),
+    }
+    _write(files, codec, "expected2.json")
+
+
 def main() -> None:
     weights = FOLDER / "weights.safetensors"
     save_weights(weights, tiny(), ModelCard("hyperprior", model=NAME, data="none, random numbers"))
@@ -67,16 +89,17 @@ def main() -> None:
         "escapes_q8": codec.compress(extreme, 8),
         "sequence": pack(codec.header(even), [codec.compress_record(pair, 3) for pair in (even, odd, grey)]),
     }
+    _write(files, codec, "expected.json")
+
+
+def _write(files: dict[str, bytes], codec: PairCodec, facts: str) -> None:
     expected = {}
     for name, content in files.items():
         (FOLDER / f"{name}.stz").write_bytes(content)
         expected[name] = [_facts(codec.decompress(content, number)) for number in range(len(Reader(content)))]
-    (FOLDER / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
+    (FOLDER / facts).write_text(json.dumps(expected, indent=1) + "\n")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    if sys.argv[1:] == ["shipped"]:
-        shipped()
-    else:
-        main()
+    {"shipped": shipped, "second": second}.get("".join(sys.argv[1:]), main)()

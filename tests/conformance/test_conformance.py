@@ -5,18 +5,21 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import stereopsis
 from stereopsis.compression.bitstream import Reader
 from stereopsis.compression.hyperprior import Hyperprior
+from stereopsis.compression.hyperprior2 import Hyperprior2
 from stereopsis.types import StereoPair
 from stereopsis.zoo import read_weights
 
 FOLDER = Path(__file__).parent
 sys.path.insert(0, str(FOLDER.parent / "compression"))
-from tiny import NAME, TINY  # noqa: E402
+from tiny import NAME, NAME2, TINY, TINY2  # noqa: E402
 
 EXPECTED = json.loads((FOLDER / "expected.json").read_text())
+SECOND = json.loads((FOLDER / "expected2.json").read_text())
 SHIPPED = json.loads((FOLDER / "shipped.json").read_text())
 
 
@@ -24,6 +27,13 @@ SHIPPED = json.loads((FOLDER / "shipped.json").read_text())
 def codec() -> Hyperprior:
     codec = Hyperprior(TINY, NAME).eval()
     codec.load_state_dict(read_weights(FOLDER / "weights.safetensors")[0])
+    return codec
+
+
+@pytest.fixture(scope="module")
+def second() -> Hyperprior2:
+    codec = Hyperprior2(TINY2, NAME2).eval()
+    codec.load_state_dict(read_weights(FOLDER / "weights2.safetensors")[0])
     return codec
 
 
@@ -41,6 +51,15 @@ def _check(codec, name, expected):
 @pytest.mark.parametrize("name", EXPECTED)
 def test_vector(codec, name):
     _check(codec, name, EXPECTED[name])
+
+
+@pytest.mark.parametrize("layout", ["usual", "plain", "channels last"])
+@pytest.mark.parametrize("name", SECOND)
+def test_vector_of_the_second_codec(second, name, layout):
+    """Also without oneDNN, and with weights in another order in memory."""
+    second.to(memory_format=torch.channels_last if layout == "channels last" else torch.contiguous_format)
+    with torch.backends.mkldnn.flags(enabled=layout != "plain"):
+        _check(second, name, SECOND[name])
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from stereopsis.compression.hyperprior import Reconstruction
+from stereopsis.compression.single import Reconstruction
 from stereopsis.data.scenes import SceneConfig
 from stereopsis.data.sensors import SensorConfig
 from stereopsis.data.textures import make_bank
@@ -324,7 +324,7 @@ def test_upsampling_takes_no_pairs(tmp_path, bank):
         train(GUIDED, DKN(DKNConfig(fast=True)), tmp_path, bank=bank, pairs=[1])
 
 
-@pytest.mark.parametrize("name", ["hyperprior.photos", "dsic.scenes", "ffca.scenes"])
+@pytest.mark.parametrize("name", ["hyperprior.photos", "hyperprior2.photos", "dsic.scenes", "ffca.scenes"])
 def test_codecs_are_trained_by_the_same_loop_and_published_ready_to_code(tmp_path, bank, name):
     recipe = replace(GUIDED, name="codec", model=name, phases=(Phase(4, 1, 0, SCENE),), loss=CodecLossConfig())
 

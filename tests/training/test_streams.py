@@ -226,6 +226,16 @@ def test_codecs_for_pairs_see_scenes_and_photos_over_their_disparities(bank):
         assert isinstance(make_stream(replace(recipe, model=model), bank), kind)
 
 
+def test_the_second_hyperprior_codec_sees_three_photos_a_scene_and_gray_images(bank):
+    recipe = replace(TINY, model="hyperprior2.photos", phases=(Phase(8, 2, 0, SCENE),), loss=CodecLossConfig())
+    stream = make_stream(recipe, bank)
+    batches = [stream(step).images for step in range(8)]
+    assert all(batch.shape == (8 if stream.photos else 4, 3, 64, 64) for batch in batches)
+    images = torch.cat(batches)
+    without = (images - images.mean(1, keepdim=True)).abs().amax((1, 2, 3)) < 1e-6
+    assert 0 < without.sum() < len(images) / 2
+
+
 def test_the_right_view_of_a_photo_is_what_lies_at_the_disparity():
     left = torch.rand(1, 3, 8, 20, generator=torch.Generator().manual_seed(0))
     disparity = torch.full((1, 1, 8, 20), 4.0)

@@ -34,13 +34,13 @@ def decompress(
         side: The other view of the image in the file, which FFCA-Net decodes it better with.
         side_is: Which view of the rig that is.
         weights: Safetensors file that the file was written with, where it was not the shipped one.
-        format: Kind of the pictures; webp and jpg lose a little more.
+        format: Kind of the pictures; png and tif keep 16 bits, webp and jpg lose a little more.
         device: Where to compute, e.g. cpu or cuda.
         json: Print JSON instead of text.
     """
     from stereopsis.calibration import write_calibration
     from stereopsis.compression.codec import calibration_of
-    from stereopsis.io import read_image, write_image
+    from stereopsis.io import bits_of, read_image, write_image
     from stereopsis.types import StereoPair
 
     check_folder(out, "--out")
@@ -76,7 +76,7 @@ def decompress(
                 for name, view in views.items():
                     target = out / (f"{name}.{format}" if len(numbers) == 1 else f"{name}/{number:06d}.{format}")
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    write_image(target, view)
+                    write_image(target, view, bits=bits_of(view) if format in ("png", "tif") else 8)
                     files.append(str(target))
                 done.append({"index": number, "files": files, "seconds": round(seconds, 4)})
         rig = calibration_of(reader.header)

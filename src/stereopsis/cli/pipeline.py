@@ -178,7 +178,7 @@ def _write(result: PipelineResult, facts: dict[str, Any], out: Path, truth: Trut
     from stereopsis.calibration import write_calibration
     from stereopsis.evaluation.pipeline import Clock
     from stereopsis.evaluation.pipeline_page import pipeline_page
-    from stereopsis.io import write_depth, write_disparity, write_image, write_point_cloud
+    from stereopsis.io import bits_of, write_depth, write_disparity, write_image, write_point_cloud
     from stereopsis.io.folders import atomic_folder
 
     rig = result.pair.calibration
@@ -186,8 +186,8 @@ def _write(result: PipelineResult, facts: dict[str, Any], out: Path, truth: Trut
     with atomic_folder(out) as folder:
         with Clock(result.seconds).step("write"):
             (folder / "pair.stz").write_bytes(result.content)
-            write_image(folder / "left.png", result.decoded.left)
-            write_image(folder / "right.png", result.decoded.right)
+            for name, view in (("left", result.decoded.left), ("right", result.decoded.right)):
+                write_image(folder / f"{name}.png", view, bits=bits_of(view))
             write_disparity(folder / "disparity.pfm", result.disparity)
             write_depth(folder / "depth.png", result.depth, overflow="drop")
             write_depth(folder / "depth.npy", result.depth)

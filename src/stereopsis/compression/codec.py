@@ -171,8 +171,12 @@ class PairCodec(nn.Module):
             raise ValueError(f"the file states {record.views} views but holds {len(views)}; it is damaged.")
         if record.channels == 1:
             views = [view.mean(1, keepdim=True) for view in views]
-        views = [(view.clamp(0, 1) * 255).round().cpu() / 255 for view in views]
+        views = [view.cpu() for view in self.in_steps(views, streams)]
         return views[0] if record.views == 1 else StereoPair(views[0], views[1], calibration_of(header))
+
+    def in_steps(self, views: list[Float[Tensor, "1 c h w"]], streams: list[Stream]) -> list[Float[Tensor, "1 c h w"]]:
+        """Decoded views in [0, 1] and in the steps of the images that were encoded: of 1/255."""
+        return [(view.clamp(0, 1) * 255).round() / 255 for view in views]
 
     def decode_beside(
         self,

@@ -40,7 +40,10 @@ from stereopsis.compression.entropy import (
     scale_of,
     tables_of_gaussians,
 )
-from stereopsis.compression.hyperprior import (
+from stereopsis.compression.integer import FRACTION, IntegerConv, IntegerNet, shift_right, to_fixed
+from stereopsis.compression.layers import FAST, bounded, conv, deconv, round_through
+from stereopsis.compression.losses import LAMBDA_MAX, LAMBDA_MIN
+from stereopsis.compression.single import (
     GAIN_BITS,
     MISMATCH,
     STEP_BITS,
@@ -50,9 +53,6 @@ from stereopsis.compression.hyperprior import (
     to_activation,
     to_whole,
 )
-from stereopsis.compression.integer import FRACTION, IntegerConv, IntegerNet, shift_right, to_fixed
-from stereopsis.compression.layers import FAST, bounded, conv, deconv, round_through
-from stereopsis.compression.losses import LAMBDA_MAX, LAMBDA_MIN
 
 if TYPE_CHECKING:
     from stereopsis.compression.dsic import DSICConfig

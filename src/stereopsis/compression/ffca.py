@@ -56,9 +56,10 @@ from stereopsis.compression.bitstream import Stream
 from stereopsis.compression.codec import SideView, SideViewCodec
 from stereopsis.compression.dsic import disparity_warp
 from stereopsis.compression.fusion import FeatureFusion
-from stereopsis.compression.hyperprior import Hyperprior, HyperpriorConfig, Reconstruction, pad_to_stride
+from stereopsis.compression.hyperprior import Hyperprior, HyperpriorConfig
 from stereopsis.compression.layers import FAST, IGDN, SLOPE, conv
 from stereopsis.compression.losses import Metric, RateDistortion, rate_distortion_loss
+from stereopsis.compression.single import Reconstruction, pad_to_stride
 from stereopsis.ops.cost_volume import residual_volume
 from stereopsis.ops.patch_match import patch_match, take_patches
 from stereopsis.zoo.registry import register

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from stereopsis.compression.hyperprior import STRIDE, Hyperprior
+from stereopsis.compression.hyperprior import Hyperprior
 from stereopsis.compression.integer import FRACTION, IntegerConv, IntegerNet, to_fixed
+from stereopsis.compression.single import STRIDE
 from stereopsis.data.patterns import pattern, pattern_pair
 from stereopsis.matching.anynet import COARSEST, IMAGENET_MEAN, IMAGENET_STD, SCALES, AnyNet, AnyNetEstimate
 from stereopsis.matching.hitnet import HITNet

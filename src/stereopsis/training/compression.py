@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from stereopsis.compression.dsic import DSIC
 from stereopsis.compression.ffca import FFCA, ffca_loss
-from stereopsis.compression.hyperprior import Hyperprior, Reconstruction
 from stereopsis.compression.losses import RateDistortion, lambda_of, rate_distortion_loss
+from stereopsis.compression.single import HyperpriorCodec, Reconstruction
 from stereopsis.data.augment import augment
 from stereopsis.data.textures import TextureBank, installed_photos, make_bank
 from stereopsis.training.features import FeatureDifference
@@ -27,6 +27,8 @@ from stereopsis.zoo.registry import get_entry
 SMALLEST, LARGEST = 0.4, 1.5  # scale that a photo is seen at
 TRANSFORMS = ("g_a", "g_s", "g_a1", "g_s1", "g_a2", "g_s2")
 BEGIN_WITH = 16  # batches
+# Crops of photos for each scene, and the share of images without colour, of the codecs of one view.
+SHARES = {"hyperprior": (1, 0.0), "hyperprior2": (3, 0.125)}
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,15 @@ class PairBatch:
 
 
 class ImageStream:
-    """Crops of the installed photos, and as many left views of scenes, at qualities drawn anew."""
+    """Left views of scenes and crops of the installed photos, at qualities drawn anew.
 
-    def __init__(self, recipe: Recipe, bank: TextureBank) -> None:
+    Args:
+        shares: crops of photos for each scene, and the share of images that lose their colour.
+    """
+
+    def __init__(self, recipe: Recipe, bank: TextureBank, shares: tuple[int, float] = (1, 0.0)) -> None:
         self.recipe, self.views, self.photos = recipe, SceneStream(recipe, bank), Photos(bank.texels.device)
+        self.per_scene, self.grey = shares
 
     def __call__(self, step: int, rank: int = 0, ranks: int = 1) -> ImageBatch:
         phase = self.recipe.phase_at(step)
@@ -71,9 +78,13 @@ class ImageStream:
         images = torch.cat([left, right])
         if self.photos:
             size = phase.scene.height, phase.scene.width
-            images = torch.cat([left, torch.stack([self.photos.crop(size, generator) for _ in left])])
+            crops = [self.photos.crop(size, generator) for _ in range(self.per_scene * len(left))]
+            images = torch.cat([left, torch.stack(crops)])
         if torch.rand((), generator=generator) < 0.5:
             images = images.flip(2)
+        if self.grey:
+            without = torch.rand(len(images), 1, 1, 1, generator=generator) < self.grey
+            images = torch.where(without.to(images.device), images.mean(1, keepdim=True), images)
         return ImageBatch(images.contiguous(), draw_quality(self.recipe, len(images), generator).to(images))
 
 
@@ -178,14 +189,14 @@ class Photos:
 
 def make_stream(recipe: Recipe, bank: TextureBank) -> ImageStream | PairViewStream:
     """The batches that a codec is trained on."""
-    stream = ImageStream if get_entry(recipe.model).architecture == "hyperprior" else PairViewStream
-    return stream(recipe, bank)
+    shares = SHARES.get(get_entry(recipe.model).architecture)
+    return PairViewStream(recipe, bank) if shares is None else ImageStream(recipe, bank, shares)
 
 
 class HyperpriorObjective(nn.Module):
-    """Rate and distortion of the hyperprior codec."""
+    """Rate and distortion of a codec of one view."""
 
-    def __init__(self, model: Hyperprior, recipe: Recipe) -> None:
+    def __init__(self, model: HyperpriorCodec, recipe: Recipe) -> None:
         super().__init__()
         self.model, self.loss, self.features = model, loss_of(recipe), features_of(recipe)
         model.compute_dtype = torch.bfloat16 if recipe.bf16 else torch.float32
@@ -277,9 +288,9 @@ def make_optimizers(recipe: Recipe, model: nn.Module) -> list[torch.optim.Optimi
 
 def begin(model: nn.Module, recipe: Recipe) -> None:
     """Before the first step of a run that starts from nothing: transforms that suit its images."""
-    if isinstance(model, Hyperprior):
-        stream = ImageStream(recipe, make_bank())
-        images = torch.cat([stream(step).images for step in range(BEGIN_WITH)])
+    if isinstance(model, HyperpriorCodec):
+        stream = ImageStream(recipe, make_bank(), SHARES[get_entry(recipe.model).architecture])
+        images = torch.cat([stream(step).images for step in range(min(BEGIN_WITH, recipe.steps))])
         model.start_from_images(images, loss_of(recipe).luma)
 
 
@@ -289,7 +300,7 @@ def make_objective(model: nn.Module, recipe: Recipe) -> nn.Module:
     Raises:
         ValueError: there is none.
     """
-    if isinstance(model, Hyperprior):
+    if isinstance(model, HyperpriorCodec):
         return HyperpriorObjective(model, recipe)
     if isinstance(model, DSIC):
         return DSICObjective(model, recipe)

@@ -23,6 +23,7 @@ MODEL_MODULES = (
     "stereopsis.compression.dsic",
     "stereopsis.compression.ffca",
     "stereopsis.compression.hyperprior",
+    "stereopsis.compression.hyperprior2",
     "stereopsis.matching.anynet",
     "stereopsis.matching.hitnet",
     "stereopsis.matching.sgm",
