@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 
 import pytest
@@ -21,8 +21,8 @@ from stereopsis.training import loop
 from stereopsis.training.compression import rate_and_distortion
 from stereopsis.training.loop import rate_share, train
 from stereopsis.training.publish import publish
-from stereopsis.training.recipes import RECIPES, CodecLossConfig, DKNLossConfig, Phase, Recipe
-from stereopsis.training.upsampling import LEAST, USUAL, DKNObjective, GuidedBatch
+from stereopsis.training.recipes import RECIPES, CodecLossConfig, DKNLossConfig, Phase, Recipe, recipe_from, with_steps
+from stereopsis.training.upsampling import LEAST, USUAL, DKNObjective, GuidedBatch, RealGuidedStream
 from stereopsis.types import Depth, StereoPair
 from stereopsis.upsampling.dkn import DKN, DKNConfig
 from stereopsis.zoo import load
@@ -319,11 +319,6 @@ def test_relative_errors_count_in_shares_of_bicubics():
     assert torch.isclose(relative["l1"], (USUAL * errors / (errors + LEAST)).mean(), rtol=1e-4)
 
 
-def test_upsampling_takes_no_pairs(tmp_path, bank):
-    with pytest.raises(ValueError, match="upsampling family is trained on scenes alone; leave the stereo pairs out"):
-        train(GUIDED, DKN(DKNConfig(fast=True)), tmp_path, bank=bank, pairs=[1])
-
-
 @pytest.mark.parametrize("name", ["hyperprior.photos", "hyperprior2.photos", "dsic.scenes", "ffca.scenes"])
 def test_codecs_are_trained_by_the_same_loop_and_published_ready_to_code(tmp_path, bank, name):
     recipe = replace(GUIDED, name="codec", model=name, phases=(Phase(4, 1, 0, SCENE),), loss=CodecLossConfig())
@@ -420,6 +415,77 @@ def test_pairs_take_the_place_of_scenes(tmp_path, known):
     assert not torch.equal(model.refine[2].update.weight, before)
 
 
+def test_networks_whose_lowest_tile_wins_learn_from_colour_pairs(tmp_path):
+    """The authors' grey networks: w goes to 0 where a hypothesis is right."""
+    config = replace(NETWORK, in_channels=1, winner="lowest")
+    recipe = replace(TINY, model="hitnet.eth3d", phases=(Phase(30, 1, 24, SCENE),), learning_rate=0.02, warmup=2)
+    torch.manual_seed(0)
+    model = HITNet(config)
+    pair = _Pair(True)
+    train(recipe, model, tmp_path, pairs=[pair])
+    with torch.no_grad():
+        stages = model.eval().stages(
+            *(2 * model.as_input(view[None, :, :64, :128]) - 1 for view in (pair.left, pair.right))
+        )
+    (h, w), tile = stages.selected[-1], slice(2, -2)
+    right = ((h[:, :1] - 6).abs() < 1)[..., tile, tile]
+    assert right.float().mean() > 0.5
+    assert w[..., tile, tile][right].mean() < 0.5
+
+
+class _Depth:
+    """An image with a map that has a hole."""
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(0)
+        self.image = F.interpolate(torch.rand(1, 3, 24, 24, generator=generator), (96, 96), mode="bicubic").clamp(0, 1)[
+            0
+        ]
+        self.depth = 1 + self.image[:1]
+        self.valid = torch.ones(1, 96, 96, dtype=torch.bool)
+        self.valid[:, 40:50, 40:50] = False
+        self.depth[~self.valid] = 0
+
+
+@pytest.mark.parametrize("items", [[_Depth()], [_Pair(True)]])
+def test_upsampling_learns_from_images_with_depth_and_from_pairs_with_disparity(tmp_path, items):
+    means = train(GUIDED, DKN(DKNConfig(fast=True, widths=(8, 8))), tmp_path, pairs=items)
+    assert 0 < means["rmse"] < 255
+
+
+def test_what_fills_a_hole_of_the_truth_does_not_count(tmp_path):
+    stream = RealGuidedStream(
+        replace(GUIDED, phases=(Phase(1, 1, 0, replace(SCENE, height=96, width=96), sensor=SensorConfig((4, 4))),)),
+        [_Depth()],
+        "cpu",
+    )
+    batch = stream(0)
+    assert batch.known is not None
+    assert (~batch.known).sum() == 100
+    assert batch.depth.valid.all()  # the sensor's map has no hole there
+    model = DKN(DKNConfig(fast=True, widths=(8, 8))).train()
+    recipe = replace(GUIDED, bf16=False)
+    terms = [
+        DKNObjective(model, recipe)(part, recipe.phases[0])[0]["l1"]
+        for part in (batch, replace(batch, truth=torch.where(batch.known, batch.truth, batch.truth.mean())))
+    ]
+    assert torch.equal(*terms)
+
+
+def test_upsampling_without_any_depth_is_refused(tmp_path):
+    item = _Depth()
+    item.valid = torch.zeros_like(item.valid)
+    with pytest.raises(ValueError, match="has no known depth"):
+        train(GUIDED, DKN(DKNConfig(fast=True, widths=(8, 8))), tmp_path, pairs=[item])
+
+
+@pytest.mark.parametrize("name", ["hyperprior.photos", "dsic.scenes", "ffca.scenes"])
+def test_codecs_learn_from_real_pairs(tmp_path, name):
+    recipe = replace(GUIDED, name="codec", model=name, phases=(Phase(2, 1, 0, SCENE),), loss=CodecLossConfig())
+    means = train(recipe, get_entry(name).build(), tmp_path, pairs=[_Pair(False)])
+    assert means["bpp"] > 0
+
+
 # --- several processes
 
 
@@ -446,6 +512,34 @@ def test_two_processes_train_one_model(tmp_path):
 
 
 # --- schedule
+
+
+def test_milestones_replace_the_cosine():
+    recipe = replace(TINY, milestones=(4, 8), milestone_factor=0.2)
+    shares = [rate_share(recipe, step) for step in range(9)]
+    assert shares[3:] == pytest.approx([1, 0.2, 0.2, 0.2, 0.2, 0.04])
+
+
+def test_a_run_of_another_length_keeps_its_shares_and_turns():
+    longer = with_steps(TINY, 90)
+    assert [phase.steps for phase in longer.phases] == [50, 40]
+    first, second = (replace(phase, steps=4) for phase in TINY.phases)
+    turns = replace(TINY, phases=(first, second) * 2)
+    assert [phase.steps for phase in with_steps(turns, 18).phases] == [4, 4, 4, 4, 2]
+    assert with_steps(turns, 18).phases[4].scene == first.scene
+    assert with_steps(replace(TINY, milestones=(3,)), 90).milestones == (30,)
+    with pytest.raises(ValueError, match="at least 2"):
+        with_steps(TINY, 1)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_recipe_survives_json(name):
+    values = json.loads(json.dumps(asdict(RECIPES[name])))
+    assert recipe_from(values) == RECIPES[name]
+    del values["optimizer"], values["phases"][0]["augment"]["dirt"]  # of a version before these fields
+    assert recipe_from(values) == RECIPES[name] or RECIPES[name].phases[0].augment.dirt == 0
+    with pytest.raises(ValueError, match="unknown field colour"):
+        recipe_from(values | {"colour": 1})
 
 
 def test_the_learning_rate_warms_up_and_falls_to_a_fiftieth():

@@ -14,7 +14,7 @@ from tyro.conf import Positional
 from stereopsis.cli.console import note, progress_bar, show_json
 
 if TYPE_CHECKING:
-    from stereopsis.data.datasets import StereoDataset
+    from stereopsis.data.datasets import RgbdDataset, StereoDataset
 
 
 def train(
@@ -46,7 +46,8 @@ def train(
         out: Folder for checkpoints, logs, TensorBoard curves and weights.
         initial: Initial weights: a safetensors file or the name of a model. Random weights if omitted.
         steps: Number of optimizer steps; the phases keep their shares. The recipe's own number if omitted.
-        pairs: Folder of pairs to train on in place of procedural scenes, with ground truth or without.
+        pairs: Folder of a data set to train on in place of procedural scenes: stereo pairs with ground truth or without
+            for matching, stereo pairs for codecs, images with depth or disparity for upsampling.
         dataset: Layout of that folder: the name of a data set, e.g. kitti2015, or NAME:SPLIT.
         evaluate: Manifest to validate on during the run: pairs with ground truth for matching, images with depth for
             upsampling.
@@ -93,7 +94,8 @@ def train(
     from stereopsis.zoo import get_entry
 
     validation = make_validation(plan, evaluate) if evaluate is not None else None
-    trained_on = _open_pairs(pairs, dataset) if pairs is not None else None
+    family = get_entry(plan.model).family
+    trained_on = _open_pairs(pairs, dataset, family) if pairs is not None else None
     keep_large_blocks()
     torch.manual_seed(plan.seed)
     entry = get_entry(plan.model)
@@ -199,11 +201,11 @@ def _work(
         print(f"{state.name}  {summary(state)}")
 
 
-def _open_pairs(folder: Path, dataset: str) -> StereoDataset:
+def _open_pairs(folder: Path, dataset: str, family: str) -> StereoDataset | RgbdDataset:
     from stereopsis.data.datasets import StereoDataset, open_dataset
 
     name, _, split = dataset.partition(":")
     found = open_dataset(name, folder, split or None)
-    if not isinstance(found, StereoDataset):
-        raise ValueError(f"{name} holds depth under single images, not stereo pairs; choose another --dataset.")
+    if family != "upsampling" and not isinstance(found, StereoDataset):
+        raise ValueError(f"{name} holds single images with depth, not stereo pairs; choose another --dataset.")
     return found

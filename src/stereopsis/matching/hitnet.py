@@ -372,7 +372,7 @@ class HITNet(nn.Module):
             )
         if max_disparity is not None and max_disparity < 1:
             raise ValueError(f"max_disparity is {max_disparity}; it must be at least 1 pixel.")
-        left, right = self._channels(left), self._channels(right)
+        left, right = self.as_input(left), self.as_input(right)
         if hitnet_bf16.usable(self, left, right):
             return hitnet_bf16.match(self, left, right, max_disparity or self.config.max_disparity)
         height, width = left.shape[-2:]
@@ -398,7 +398,7 @@ class HITNet(nn.Module):
             left, right: images in [0, 1]; sides are multiples of ``config.size_multiple``.
             max_disparity: as in :meth:`forward`.
         """
-        left, right = (2 * self._channels(view) - 1 for view in (left, right))
+        left, right = (2 * self.as_input(view) - 1 for view in (left, right))
         # a graph for other runtimes computes in float32
         rough = self.compute_dtype != torch.float32 and not portable()
         with torch.autocast(left.device.type, self.compute_dtype, enabled=rough):
@@ -411,7 +411,12 @@ class HITNet(nn.Module):
         on_cpu = torch.device(device).type == "cpu"
         return torch.bfloat16 if on_cpu and bf16_conv.kernel() is not None else torch.float32
 
-    def _channels(self, image: Tensor) -> Tensor:
+    def as_input(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b i h w"]:
+        """Return an image of 1 or 3 channels with the number of channels that the network takes, float32.
+
+        Raises:
+            ValueError: the image has another number of channels.
+        """
         if image.shape[1] == self.config.in_channels:
             return image.float()
         if image.shape[1] == 1:

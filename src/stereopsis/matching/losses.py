@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -178,8 +179,14 @@ def _at_samples(plane: Tensor, tile: int, scale: int, step: int) -> tuple[Tensor
     return disparity, slant
 
 
-def hitnet_loss(stages: HITNetStages, truth: Truth, config: HITNetLossConfig) -> dict[str, Tensor]:
+def hitnet_loss(
+    stages: HITNetStages, truth: Truth, config: HITNetLossConfig, winner: Literal["highest", "lowest"] = "highest"
+) -> dict[str, Tensor]:
     """The weighted terms of section 4: means over pixels, summed over scales and hypotheses; the loss is their sum.
+
+    Args:
+        winner: ``"lowest"`` for networks whose tile of the lowest w survives, as in the authors' graphs: w then goes to
+            0 where a hypothesis is right and to 1 where it is wrong.
 
     Returns:
         ``initialization``, ``propagation``, ``slant`` and ``confidence``, scalars.
@@ -200,6 +207,7 @@ def hitnet_loss(stages: HITNetStages, truth: Truth, config: HITNetLossConfig) ->
         if w is not None:
             n = d.shape[2] // w.shape[2]
             w = w.repeat_interleave(n, 2).repeat_interleave(n, 3)
+            w = w if winner == "highest" else 1 - w
             right = torch.where(error.detach() < config.near, (1 - w).clamp(min=0), 0.0)
             wrong = torch.where(error.detach() > config.far, w.clamp(min=0), 0.0)
             terms["confidence"].append(_mean(right + wrong, valid))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import Dataset
 
 from stereopsis.compression.dsic import DSIC
 from stereopsis.compression.ffca import FFCA, ffca_loss
@@ -21,7 +23,7 @@ from stereopsis.data.augment import augment
 from stereopsis.data.textures import TextureBank, installed_photos, make_bank
 from stereopsis.training.features import FeatureDifference
 from stereopsis.training.recipes import CodecLossConfig, Phase, Recipe
-from stereopsis.training.streams import AUGMENT_SEED, SceneStream
+from stereopsis.training.streams import AUGMENT_SEED, Crops, SceneStream
 from stereopsis.zoo.registry import get_entry
 
 SMALLEST, LARGEST = 0.4, 1.5  # scale that a photo is seen at
@@ -112,6 +114,35 @@ class PairViewStream:
             left, right = left.flip(2), right.flip(2)
         quality = draw_quality(self.recipe, len(left), generator).to(left)
         return PairBatch(left.contiguous(), right.contiguous(), quality)
+
+
+class RealViewStream:
+    """Crops of stereo pairs, or of single views of them for a single-image codec, at qualities drawn anew.
+
+    Args:
+        recipe: its phases' scenes give the crop.
+        pairs: a data set whose items have left and right.
+        device: where the batches go.
+
+    Raises:
+        ValueError: there are no pairs.
+    """
+
+    def __init__(self, recipe: Recipe, pairs: Dataset[Any] | Sequence[Any], device: torch.device | str) -> None:
+        self.recipe, self.device = recipe, device
+        self.single = get_entry(recipe.model).architecture not in ("dsic", "ffca")
+        self.crops = Crops(recipe, pairs, lambda sample: (sample.left, sample.right))
+
+    def __call__(self, step: int, rank: int = 0, ranks: int = 1) -> ImageBatch | PairBatch:
+        left, right = (view.to(self.device).contiguous() for view in self.crops(step, rank, ranks))
+        generator = torch.Generator().manual_seed(AUGMENT_SEED + self.recipe.seed + step * ranks + rank)
+        quality = draw_quality(self.recipe, len(left), generator).to(left)
+        if self.single:
+            return ImageBatch(left if torch.rand((), generator=generator) < 0.5 else right, quality)
+        return PairBatch(left, right, quality)
+
+
+make_pair_stream = RealViewStream
 
 
 def draw_quality(recipe: Recipe, count: int, generator: torch.Generator) -> Float[Tensor, " count"]:

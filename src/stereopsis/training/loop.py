@@ -23,7 +23,7 @@ from stereopsis.io.atomic import atomic_write, atomic_write_text
 from stereopsis.training.monitor import Monitor
 from stereopsis.training.muon import Muon
 from stereopsis.training.recipes import Phase, Recipe, recipe_from
-from stereopsis.training.streams import PairStream, Stream
+from stereopsis.training.streams import Stream
 from stereopsis.training.validation import Validation
 from stereopsis.zoo.registry import get_entry
 
@@ -196,7 +196,7 @@ def train(
         device: "cpu", or anything else for the accelerator that this process has.
         resume: continue from the folder's checkpoint; the run then equals one that was never interrupted.
         bank: textures of the scenes, made anew if not given.
-        pairs: trained on in place of scenes (:class:`PairStream`).
+        pairs: a data set to train on in place of scenes: stereo pairs, or images with depth for upsampling.
         validation: called every ``recipe.evaluate_every`` steps and at the end, with the moving average; the weights
             of the lowest ``"score"`` are kept in ``best.pt``.
         progress: called with the step, their number and the latest means.
@@ -209,11 +209,8 @@ def train(
     Raises:
         FileNotFoundError: resume is asked for and there is no checkpoint.
         Stopped: ``stop`` returned True before the last step.
-        ValueError: the checkpoint was made by another recipe; pairs are given for another family than matching.
+        ValueError: the checkpoint was made by another recipe, or ``pairs`` is empty.
     """
-    family = get_entry(recipe.model).family
-    if family != "matching" and pairs is not None:
-        raise ValueError(f"The {family} family is trained on scenes alone; leave the stereo pairs out.")
     out.mkdir(parents=True, exist_ok=True)
     run = _Run(recipe, model, out, device)
     if resume:
@@ -225,7 +222,7 @@ def train(
     if pairs is None:
         stream = run.methods.make_stream(recipe, (bank or make_bank()).to(run.device))
     else:
-        stream = PairStream(recipe, pairs, run.device)
+        stream = run.methods.make_pair_stream(recipe, pairs, run.device)
     rank, ranks = accelerator.process_index, accelerator.num_processes
     saved = time.monotonic()
     while run.step < recipe.steps:

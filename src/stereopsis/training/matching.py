@@ -12,11 +12,12 @@ from stereopsis.matching.anynet import AnyNet
 from stereopsis.matching.hitnet import HITNet
 from stereopsis.matching.losses import AnyNetLossConfig, HITNetLossConfig, anynet_loss, hitnet_loss, view_loss
 from stereopsis.training.recipes import Phase, Recipe
-from stereopsis.training.streams import Batch, SceneStream
+from stereopsis.training.streams import Batch, PairStream, SceneStream
 
 Terms = dict[str, Tensor]
 
 make_stream = SceneStream
+make_pair_stream = PairStream
 
 
 class HITNetObjective(nn.Module):
@@ -28,7 +29,7 @@ class HITNetObjective(nn.Module):
 
     def forward(self, batch: Batch, phase: Phase) -> tuple[Terms, Terms]:
         """The weighted terms, whose sum is the loss, and what is only watched."""
-        left, right = 2 * batch.left - 1, 2 * batch.right - 1
+        left, right = (2 * self.model.as_input(view) - 1 for view in (batch.left, batch.right))
         with torch.autocast(left.device.type, torch.bfloat16, enabled=self.recipe.bf16):
             stages = self.model.stages(left, right, phase.max_disparity)
             if batch.truth is None:
@@ -42,7 +43,7 @@ class HITNetObjective(nn.Module):
                 mirror.refined[-1][:, :1].flip(-1),
             ), {"disparity": found.detach().mean()}
         truth = batch.truth
-        terms = hitnet_loss(stages, truth, _constants(self.recipe, HITNetLossConfig))
+        terms = hitnet_loss(stages, truth, _constants(self.recipe, HITNetLossConfig), self.model.config.winner)
         error = (found.detach() - truth.disparity).abs()[truth.valid]
         tiles = F.max_pool2d(torch.where(truth.visible & truth.valid, truth.disparity, -1.0), 4)
         matched = (stages.initial[-1][:, :1] - tiles).abs()[tiles > 0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -65,11 +65,58 @@ class SceneStream:
         return self._rendered.mirrored() if step % 2 else self._rendered
 
 
-class PairStream:
-    """Crops of a data set's pairs, in an order drawn anew each time through, half of them upside down.
+class Crops:
+    """Crops of a data set's maps, in an order drawn anew each time through, half of them upside down.
 
-    A pair serves as ground truth where it has a disparity. What the right view sees is taken from the set's noc mask,
-    or told from the disparities themselves.
+    Args:
+        recipe: its phases' scenes give the size of the crop.
+        items: a data set, or any sequence.
+        maps_of: returns the maps of an item that are cropped together, each (c, h, w).
+
+    Raises:
+        ValueError: there are no items.
+    """
+
+    def __init__(
+        self, recipe: Recipe, items: Dataset[Any] | Sequence[Any], maps_of: Callable[[Any], Sequence[Tensor]]
+    ) -> None:
+        self.recipe, self.items, self.maps_of = recipe, items, maps_of
+        if not len(items):  # type: ignore[arg-type]
+            raise ValueError("there are no pairs to train on; name a folder that holds some.")
+
+    def __call__(self, step: int, rank: int = 0, ranks: int = 1) -> list[Tensor]:
+        """Return the maps of a step, each (b, c, h, w)."""
+        phase = self.recipe.phase_at(step)
+        generator = torch.Generator().manual_seed(self.recipe.seed + step * ranks + rank)
+        first = (step * ranks + rank) * phase.batch
+        samples = [self._crop(self._index(first + k), phase, generator) for k in range(phase.batch)]
+        return [torch.stack(part) for part in zip(*samples, strict=True)]
+
+    def _index(self, number: int) -> int:
+        count = len(self.items)  # type: ignore[arg-type]
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(self.recipe.seed + number // count))
+        return int(order[number % count])
+
+    def _crop(self, index: int, phase: Phase, generator: torch.Generator) -> list[Tensor]:
+        maps = list(self.maps_of(self.items[index]))
+        height, width = phase.scene.height, phase.scene.width
+        missing = max(height - maps[0].shape[1], 0), max(width - maps[0].shape[2], 0)
+        if any(missing):  # below and right, where the network too pads
+            maps = [F.pad(values, (0, missing[1], 0, missing[0])) for values in maps]
+        y, x = (
+            int(torch.randint(size - part + 1, (), generator=generator))
+            for size, part in zip(maps[0].shape[1:], (height, width), strict=True)
+        )
+        maps = [values[:, y : y + height, x : x + width] for values in maps]
+        if torch.rand((), generator=generator) < 0.5:
+            maps = [values.flip(1) for values in maps]
+        return maps
+
+
+class PairStream:
+    """Crops of a data set's pairs, with ground truth where the set has a disparity.
+
+    What the right view sees is taken from the set's noc mask, or told from the disparities themselves.
 
     Args:
         recipe: its phases' scenes give the crop.
@@ -82,48 +129,27 @@ class PairStream:
     """
 
     def __init__(self, recipe: Recipe, pairs: Dataset[Any] | Sequence[Any], device: torch.device | str = "cpu") -> None:
-        self.recipe, self.pairs, self.device = recipe, pairs, device
-        if not len(pairs):  # type: ignore[arg-type]
-            raise ValueError("there are no pairs to train on; name a folder that holds some.")
+        self.recipe, self.device = recipe, device
+        self.crops = Crops(recipe, pairs, _maps_of_pair)
 
     def __call__(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
         phase = self.recipe.phase_at(step)
-        generator = torch.Generator().manual_seed(self.recipe.seed + step * ranks + rank)
-        first = (step * ranks + rank) * phase.batch
-        samples = [self._crop(self._index(first + k), phase, generator) for k in range(phase.batch)]
-        left, right, disparity, valid, visible = (
-            torch.stack(part).to(self.device) for part in zip(*samples, strict=True)
-        )
+        left, right, disparity, valid, visible = (part.to(self.device) for part in self.crops(step, rank, ranks))
+        # columns whose match the crop cut off are not visible any more
+        visible = visible & (torch.arange(disparity.shape[-1], device=disparity.device) - disparity >= 0)
         left, right = augment(left, right, AUGMENT_SEED + self.recipe.seed + step * ranks + rank, phase.augment)
         if not valid.any():
             return Batch(left, right)
         slant, known = fit_slant(disparity, valid)
         return Batch(left, right, Truth(disparity, valid, slant, visible, known))
 
-    def _index(self, number: int) -> int:
-        count = len(self.pairs)  # type: ignore[arg-type]
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(self.recipe.seed + number // count))
-        return int(order[number % count])
 
-    def _crop(self, index: int, phase: Phase, generator: torch.Generator) -> tuple[Tensor, ...]:
-        sample = self.pairs[index]
-        unknown = torch.zeros_like(sample.left[:1])
-        disparity = unknown if sample.disparity is None else sample.disparity
-        valid = unknown.bool() if sample.valid is None else sample.valid
-        visible = visible_by_truth(disparity[None], valid[None])[0] if sample.noc is None else sample.noc
-        height, width = phase.scene.height, phase.scene.width
-        maps = [sample.left, sample.right, disparity, valid, visible]
-        missing = max(height - disparity.shape[1], 0), max(width - disparity.shape[2], 0)
-        if any(missing):  # below and right, where the network too pads
-            maps = [F.pad(values, (0, missing[1], 0, missing[0])) for values in maps]
-        y, x = (
-            int(torch.randint(size - part + 1, (), generator=generator))
-            for size, part in zip(maps[0].shape[1:], (height, width), strict=True)
-        )
-        maps = [values[:, y : y + height, x : x + width] for values in maps]
-        # columns whose match the crop cut off are not visible any more
-        maps[4] = maps[4] & (torch.arange(width) - maps[2] >= 0)
-        return tuple(values.flip(1) for values in maps) if torch.rand((), generator=generator) < 0.5 else tuple(maps)
+def _maps_of_pair(sample: Any) -> tuple[Tensor, ...]:
+    unknown = torch.zeros_like(sample.left[:1])
+    disparity = unknown if sample.disparity is None else sample.disparity
+    valid = unknown.bool() if sample.valid is None else sample.valid
+    visible = visible_by_truth(disparity[None], valid[None])[0] if sample.noc is None else sample.noc
+    return sample.left, sample.right, disparity, valid, visible
 
 
 def visible_by_truth(disparity: Float[Tensor, "b 1 h w"], valid: Bool[Tensor, "b 1 h w"]) -> Bool[Tensor, "b 1 h w"]:

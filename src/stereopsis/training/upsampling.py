@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from stereopsis.data.augment import augment, blur
 from stereopsis.data.sensors import misalign, sense
 from stereopsis.data.textures import TextureBank
 from stereopsis.training.recipes import DKNLossConfig, Phase, Recipe
-from stereopsis.training.streams import AUGMENT_SEED, SceneStream
+from stereopsis.training.streams import AUGMENT_SEED, Crops, SceneStream
 from stereopsis.types import Depth
 from stereopsis.upsampling.dkn import DKN, STRIDE
+from stereopsis.upsampling.resample import fill_holes
 
 
 @dataclass(frozen=True)
@@ -24,12 +28,14 @@ class GuidedBatch:
     Attributes:
         image: the guide, in [0, 1].
         depth: what a sensor gives, enlarged to the image's size.
-        truth: everywhere known.
+        truth: the map that is to be restored.
+        known: where the truth is known; None for everywhere.
     """
 
     image: Float[Tensor, "b 3 h w"]
     depth: Depth
     truth: Float[Tensor, "b 1 h w"]
+    known: Bool[Tensor, "b 1 h w"] | None = None
 
 
 class GuidedStream:
@@ -69,8 +75,46 @@ class GuidedStream:
         return GuidedBatch(image.contiguous(), depth, truth)
 
 
+class RealGuidedStream:
+    """Crops of images with depth, reduced as the phase's sensor does it.
+
+    Args:
+        recipe: its phases' scenes give the crop.
+        images: a data set whose items have image and depth, or left and disparity, and valid.
+        device: where the batches go.
+
+    Raises:
+        ValueError: there are no images, or one has no depth.
+    """
+
+    def __init__(self, recipe: Recipe, images: Dataset[Any] | Sequence[Any], device: torch.device | str) -> None:
+        self.recipe, self.device = recipe, device
+        self.crops = Crops(recipe, images, _maps_of_image)
+
+    def __call__(self, step: int, rank: int = 0, ranks: int = 1) -> GuidedBatch:
+        phase = self.recipe.phase_at(step)
+        if phase.sensor is None:
+            raise ValueError(f"a phase of the recipe {self.recipe.name} states no sensor, which upsampling needs.")
+        generator = torch.Generator().manual_seed(AUGMENT_SEED + self.recipe.seed + step * ranks + rank)
+        image, truth, known = (part.to(self.device) for part in self.crops(step, rank, ranks))
+        # the small map of a sensor has no holes where the truth has them; the loss does not count what fills them
+        truth = fill_holes(truth, known)
+        maps = [sense(part, phase.sensor, generator) for part in truth.split(1)]
+        depth = Depth(torch.cat([m.depth for m in maps]), torch.cat([m.valid for m in maps]))
+        return GuidedBatch(image.contiguous(), depth, truth, known)
+
+
+def _maps_of_image(sample: Any) -> tuple[Tensor, Tensor, Tensor]:
+    image = sample.image if hasattr(sample, "image") else sample.left
+    values = sample.depth if hasattr(sample, "depth") else sample.disparity
+    if values is None or not sample.valid.any():
+        raise ValueError(f"{getattr(sample, 'id', 'an image')} has no known depth; leave it out of the data set.")
+    return image, values, sample.valid
+
+
 USUAL, LEAST = 0.006, 0.001  # mean error of a bicubic map at x8, and what counts as none, in shares of the range
 make_stream = GuidedStream
+make_pair_stream = RealGuidedStream
 
 
 class DKNObjective(nn.Module):
@@ -88,9 +132,12 @@ class DKNObjective(nn.Module):
         found = self.model(batch.image, batch.depth, sparse=True)
         step = 1 if self.model.config.fast else STRIDE
         at = (..., slice(None, None, step), slice(None, None, step))
-        span = batch.truth.amax((1, 2, 3), keepdim=True) - batch.truth.amin((1, 2, 3), keepdim=True)
+        known = torch.ones_like(found.valid) if batch.known is None else batch.known
+        top = batch.truth.amax((1, 2, 3), keepdim=True)
+        # a crop of one wall has next to no range, and no error may count in shares of nothing
+        span = torch.maximum(top - batch.truth.amin((1, 2, 3), keepdim=True), 0.05 * top)
         error, start = (
-            Depth(((depth.depth - batch.truth) / span)[at], depth.valid[at]) for depth in (found, batch.depth)
+            Depth(((depth.depth - batch.truth) / span)[at], (depth.valid & known)[at]) for depth in (found, batch.depth)
         )
         usual = _mean(start.depth.detach().abs(), start.valid)
         share = USUAL / (usual + LEAST) if self.loss.relative else torch.ones_like(usual)
