@@ -1,8 +1,14 @@
 """Numbers of a recipe given on the command line."""
 
-import pytest
+from dataclasses import replace
 
+import pytest
+import torch
+
+from stereopsis.data.textures import make_bank
+from stereopsis.training.loop import train
 from stereopsis.training.recipes import RECIPES, override
+from stereopsis.zoo.registry import get_entry
 
 RECIPE = RECIPES["hitnet.smoke"]
 
@@ -41,3 +47,29 @@ def test_what_does_not_fit_is_said_in_one_sentence(words, complaint):
         override(RECIPE, words.split())
     assert complaint in str(error.value)
     assert str(error.value).endswith(".")
+
+
+STEPS = {
+    "hitnet.scenes": "phases.0.scene.height 64 phases.0.scene.width 64 phases.0.scene.max_disparity 20",
+    "anynet.paper-sceneflow": "phases.0.scene.height 64 phases.0.scene.width 64 phases.0.scene.max_disparity 20",
+    "fdkn.paper": "phases.0.scene.height 64 phases.0.scene.width 64 phases.0.scene.max_disparity 20",
+    "hyperprior.paper": "phases.0.scene.height 64 phases.0.scene.width 64",
+    "dsic.scenes": "phases.0.scene.height 64 phases.0.scene.width 64 loss.target_bpp 0.5",
+    "ffca.msssim": "loss.metric ms-ssim",
+}
+
+
+@pytest.mark.parametrize(("name", "words"), STEPS.items())
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_a_recipe_with_other_values_takes_a_step(tmp_path, name, words, optimizer):
+    """The papers' recipes and the overrides that the documentation names, at the smallest size."""
+    recipe = override(RECIPES[name], [*words.split(), "optimizer", optimizer, "phases.0.batch", "1"])
+    recipe = replace(recipe, phases=(replace(recipe.phases[0], steps=1),))
+    bank = make_bank(photo_crops=0, drawn=2)
+    torch.manual_seed(0)
+    model = get_entry(recipe.model).build()
+    before = [parameter.clone() for parameter in model.parameters()]
+    train(recipe, model, tmp_path, bank=bank)
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 1
+    assert any(not torch.equal(a, b) for a, b in zip(before, state["model"].values(), strict=False))

@@ -314,7 +314,8 @@ def make_optimizers(recipe: Recipe, model: nn.Module) -> list[torch.optim.Optimi
     for name, parameter in model.named_parameters():
         parts[any(part in TRANSFORMS for part in name.split("."))].append(parameter)
     rates = {True: recipe.learning_rate, False: recipe.vector_learning_rate}
-    return [torch.optim.AdamW(parts[key], lr=rates[key], weight_decay=recipe.weight_decay) for key in (True, False)]
+    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return [kind(parts[key], lr=rates[key], weight_decay=recipe.weight_decay) for key in (True, False)]
 
 
 def begin(model: nn.Module, recipe: Recipe) -> None:

@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib import import_module
@@ -46,19 +45,22 @@ def rate_share(recipe: Recipe, step: int) -> float:
     if step < recipe.warmup:
         return (step + 1) / recipe.warmup
     if recipe.milestones:
-        return recipe.milestone_factor ** bisect_right(recipe.milestones, step)
+        return next((share for at, share in reversed(recipe.milestones) if step >= at), 1.0)
     progress = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
 
 
 def make_optimizers(recipe: Recipe, model: nn.Module) -> list[torch.optim.Optimizer]:
-    """Muon for the kernels of convolutions, AdamW for all else."""
+    """Return the recipe's optimizer of the kernels of convolutions, and AdamW or Adam for all other parameters."""
     kernels = [p for p in model.parameters() if p.ndim >= 4]
     vectors = [p for p in model.parameters() if p.ndim < 4]
-    return [
-        Muon(kernels, lr=recipe.learning_rate, weight_decay=recipe.weight_decay),
-        torch.optim.AdamW(vectors, lr=recipe.vector_learning_rate, weight_decay=0),
-    ]
+    if recipe.optimizer == "muon":
+        first: torch.optim.Optimizer = Muon(kernels, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    else:
+        kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+        first = kind(kernels, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    rest = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+    return [first, rest(vectors, lr=recipe.vector_learning_rate, weight_decay=0)]
 
 
 class _Run:
