@@ -22,7 +22,7 @@ from stereopsis.evaluation.benchmarks import BenchmarkPair, read_manifest, read_
 from stereopsis.evaluation.metrics import disparity_metrics
 from stereopsis.io import read_image
 from stereopsis.memory import keep_large_blocks
-from stereopsis.pipeline import ReducedMatcher
+from stereopsis.pipeline.match import ReducedMatcher
 
 KEYS = ("epe", "bad2", "bad3")
 

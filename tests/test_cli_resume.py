@@ -46,9 +46,9 @@ def interrupted(monkeypatch):
     """Runs a command that is interrupted in its n-th pair."""
 
     def run(words, count):
-        from stereopsis import pipeline
+        from stereopsis.pipeline import match as matching
 
-        calls, match = [], pipeline.match
+        calls, match = [], matching.match
 
         def counted(*views, **options):
             calls.append(views)
@@ -57,7 +57,7 @@ def interrupted(monkeypatch):
             return match(*views, **options)
 
         with monkeypatch.context() as patch:
-            patch.setattr("stereopsis.pipeline.match", counted)
+            patch.setattr("stereopsis.pipeline.match.match", counted)
             assert main(words) == 130
 
     return run

@@ -178,7 +178,7 @@ def test_a_video_that_ends_early_keeps_what_was_written(inside, tmp_path, capsys
 
 
 def test_an_interruption_keeps_the_preview(inside, tmp_path, monkeypatch, capsys):
-    from stereopsis import pipeline
+    from stereopsis.pipeline import match as matching
 
     calls = []
 
@@ -188,8 +188,8 @@ def test_an_interruption_keeps_the_preview(inside, tmp_path, monkeypatch, capsys
             raise KeyboardInterrupt
         return match(*views, **options)
 
-    match = pipeline.match
-    monkeypatch.setattr("stereopsis.pipeline.match", twice)
+    match = matching.match
+    monkeypatch.setattr("stereopsis.pipeline.match.match", twice)
     preview = tmp_path / "colours.mp4"
     assert main(["match", "both.avi", "--out", str(tmp_path / "maps"), "--preview", str(preview), *SGBM]) == 130
     assert len(list(VideoReader(preview))) == len(list((tmp_path / "maps").glob("*.pfm"))) == 2

@@ -13,9 +13,9 @@ import pytest
 from videos import stereo_frames
 
 from stereopsis.cli import main
-from stereopsis.engines import Job, cluster, run
-from stereopsis.frames import Frame
 from stereopsis.io import atomic_write_text, write_image
+from stereopsis.io.frames import Frame
+from stereopsis.pipeline.runs import Job, cluster, run
 
 ray = pytest.importorskip("ray", reason="ray is not installed; the extra is stereopsis[ray]")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from stereopsis.engines import Job, RunRecord, run
-from stereopsis.engines.archive import Archive
-from stereopsis.engines.local import AHEAD, BEHIND, READERS
-from stereopsis.frames import Frame
 from stereopsis.io import EarlyEndError
+from stereopsis.io.frames import Frame
+from stereopsis.pipeline.runs import Job, RunRecord, run
+from stereopsis.pipeline.runs.archive import Archive
+from stereopsis.pipeline.runs.local import AHEAD, BEHIND, READERS
 
 
 def _number(value):

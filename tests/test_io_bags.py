@@ -6,9 +6,9 @@ import torch
 from bags import PERIOD, START, write_bag
 from views import shifted_pair
 
-from stereopsis.frames import open_depth_frames, open_frames
 from stereopsis.io import BagPair, is_bag
 from stereopsis.io.bags import BagImage
+from stereopsis.io.frames import open_depth_frames, open_frames
 
 pytest.importorskip("rosbags", reason="rosbags is not installed; the extra is stereopsis[bags]")
 

@@ -6,7 +6,7 @@ import torch
 
 import stereopsis
 from stereopsis.io import write_image
-from stereopsis.pipeline import ReducedMatcher, as_images
+from stereopsis.pipeline.match import ReducedMatcher, as_images
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from views import shifted_pair
 import stereopsis
 from stereopsis import Disparity
 from stereopsis.matching.anynet import AnyNet
-from stereopsis.sequences import ColorRange, SequenceMatcher, match_sequence
+from stereopsis.pipeline.sequence import ColorRange, SequenceMatcher, match_sequence
 
 
 class _Recorder(AnyNet):

@@ -10,7 +10,7 @@ from stereopsis.types import Depth, Disparity, PointCloud, StereoPair
 
 if TYPE_CHECKING:
     from stereopsis.calibration import StereoCalibration
-    from stereopsis.pipeline import match
+    from stereopsis.pipeline.match import match
     from stereopsis.zoo.registry import list_models, load
 
 __version__ = "0.1.0"
@@ -31,7 +31,7 @@ _LAZY = {
     "StereoCalibration": "stereopsis.calibration",
     "list_models": "stereopsis.zoo.registry",
     "load": "stereopsis.zoo.registry",
-    "match": "stereopsis.pipeline",
+    "match": "stereopsis.pipeline.match",
 }
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from stereopsis.matching.anynet import C1, C4, OFFICIAL, AnyNet
-from stereopsis.pipeline import match
+from stereopsis.pipeline.match import match
 from stereopsis.zoo import ModelCard, get_entry, load, save_weights
 from stereopsis.zoo.importers import anynet_state, import_anynet, import_checkpoint
 

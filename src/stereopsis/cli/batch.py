@@ -14,8 +14,8 @@ from tyro.conf import arg
 from stereopsis.cli.console import fail, note, progress_bar
 
 if TYPE_CHECKING:
-    from stereopsis.engines import Job, Outcome
-    from stereopsis.frames import DepthFrames, Frames
+    from stereopsis.io.frames import DepthFrames, Frames
+    from stereopsis.pipeline.runs import Job, Outcome
 
 NOTE_EVERY = 30.0  # s, where no bar is drawn
 
@@ -96,10 +96,10 @@ def run_sequence(
         failing: told the name and the error of a frame that fails.
 
     Raises:
-        ValueError, OSError: as of :func:`stereopsis.engines.run`; an early end of a video where nothing was done.
+        ValueError, OSError: as of :func:`stereopsis.pipeline.runs.run`; an early end of a video where nothing was done.
     """
-    from stereopsis.engines import run
     from stereopsis.io import EarlyEndError
+    from stereopsis.pipeline.runs import run
 
     summary = Summary()
     record = getattr(job, "record", None)

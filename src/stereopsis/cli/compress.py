@@ -12,7 +12,7 @@ from tyro.conf import Positional
 from stereopsis.cli.batch import SEQUENCE, Sequence, identity_of, run_sequence, settings_of
 from stereopsis.cli.console import show_json
 from stereopsis.cli.matching import check_suffix, load_of
-from stereopsis.engines.job import Job
+from stereopsis.pipeline.runs.job import Job
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stereopsis.calibration import StereoCalibration
     from stereopsis.compression.bitstream import Header, Record
     from stereopsis.compression.codec import PairCodec
-    from stereopsis.frames import Frame
+    from stereopsis.io.frames import Frame
     from stereopsis.types import StereoPair
 
 DEFAULT_CODEC = "hyperprior.photos"
@@ -62,9 +62,9 @@ def compress(
     from stereopsis.calibration import read_calibration
     from stereopsis.compression.bitstream import pack_header
     from stereopsis.compression.codec import level_of
-    from stereopsis.engines.archive import Archive
-    from stereopsis.frames import Frames, open_frames
     from stereopsis.io import IMAGE_SUFFIXES, PairPaths
+    from stereopsis.io.frames import Frames, open_frames
+    from stereopsis.pipeline.runs.archive import Archive
 
     check_suffix(out, SUFFIXES, "--out")
     if quality is not None and target_bpp is not None:

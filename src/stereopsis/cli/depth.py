@@ -22,14 +22,14 @@ from stereopsis.cli.matching import (
     range_text,
 )
 from stereopsis.cli.rigs import rectified
-from stereopsis.engines.job import Job
+from stereopsis.pipeline.runs.job import Job
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from stereopsis.calibration import Rectification, StereoCalibration
-    from stereopsis.engines import RunRecord
-    from stereopsis.frames import Frame, Frames
+    from stereopsis.io.frames import Frame, Frames
+    from stereopsis.pipeline.runs import RunRecord
 
 File = Literal["depth", "metres", "cloud", "preview"]
 # Names for one pair; of a sequence each kind has a folder, with a file for each frame.
@@ -94,9 +94,9 @@ def depth(
         json: Print JSON instead of text.
         sequence: How sequences are read and worked on.
     """
-    from stereopsis.engines import RunRecord
-    from stereopsis.frames import open_frames
     from stereopsis.io import VideoPair
+    from stereopsis.io.frames import open_frames
+    from stereopsis.pipeline.runs import RunRecord
 
     check_max_disparity(max_disparity)
     check_tile(tile)
@@ -204,7 +204,7 @@ class DepthJob(Job):
 
     def open(self) -> None:
         from stereopsis.cli.upsample import load_upsampler
-        from stereopsis.pipeline import ReducedMatcher
+        from stereopsis.pipeline.match import ReducedMatcher
 
         self.network = load_matcher(self.model, self.weights, self.device, self.dtype)
         if self.upsample is not None:

@@ -25,13 +25,13 @@ from stereopsis.cli.matching import (
     load_runner,
     range_text,
 )
-from stereopsis.engines.job import Job
+from stereopsis.pipeline.runs.job import Job
 
 if TYPE_CHECKING:
-    from stereopsis.engines import RunRecord
-    from stereopsis.frames import Frame
     from stereopsis.io import VideoWriter
-    from stereopsis.sequences import ColorRange, MatchedFrame, SequenceMatcher
+    from stereopsis.io.frames import Frame
+    from stereopsis.pipeline.runs import RunRecord
+    from stereopsis.pipeline.sequence import ColorRange, MatchedFrame, SequenceMatcher
     from stereopsis.types import Disparity
 
 MAPS = (".pfm", ".png", ".npy")
@@ -101,10 +101,10 @@ def match(
         json: Print JSON instead of text.
         sequence: How sequences are read and worked on.
     """
-    from stereopsis.engines import RunRecord
-    from stereopsis.frames import open_frames
     from stereopsis.io import VIDEO_CODECS, VideoPair, VideoWriter, is_bag, is_video
-    from stereopsis.sequences import ColorRange
+    from stereopsis.io.frames import open_frames
+    from stereopsis.pipeline.runs import RunRecord
+    from stereopsis.pipeline.sequence import ColorRange
 
     check_max_disparity(max_disparity)
     check_numbers(budget_ms, smooth, range)
@@ -241,7 +241,7 @@ class MatchJob(Job):
         return str(getattr(network, "model", self.model))
 
     def open(self) -> None:
-        from stereopsis.sequences import SequenceMatcher
+        from stereopsis.pipeline.sequence import SequenceMatcher
 
         network = load_runner(
             self.runtime, self.graph, self.model, self.weights, self.device, self.dtype, self.max_disparity

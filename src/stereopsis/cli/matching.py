@@ -52,7 +52,7 @@ def check_stages(model: nn.Module, name: str, options: list[str]) -> None:
         name: of the model.
         options: those that are given.
     """
-    from stereopsis.pipeline import has_stages
+    from stereopsis.pipeline.match import has_stages
     from stereopsis.zoo import list_models
 
     if options and not has_stages(model):
@@ -158,7 +158,7 @@ def matched(
     tile: int | None = None,
 ) -> tuple[Disparity, float]:
     """The disparity on the CPU and the seconds it took; arguments and errors as in :func:`stereopsis.match`."""
-    from stereopsis.sequences import SequenceMatcher
+    from stereopsis.pipeline.sequence import SequenceMatcher
 
     found = SequenceMatcher(model, max_disparity=max_disparity, check=check, fill=fill, tile=tile)(left, right)
     return found.disparity, found.seconds

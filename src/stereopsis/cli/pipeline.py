@@ -163,7 +163,7 @@ def _matcher(
 ) -> nn.Module:
     """A matcher, or one that looks at smaller views."""
     from stereopsis.matching.tiling import TiledMatcher
-    from stereopsis.pipeline import ReducedMatcher
+    from stereopsis.pipeline.match import ReducedMatcher
 
     matcher = load_matcher(name, weights, device, dtype)
     if upsampler is None:

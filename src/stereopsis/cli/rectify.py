@@ -52,7 +52,7 @@ def rectify(
     """
     from stereopsis.calibration import read_rig, write_calibration
     from stereopsis.io import EarlyEndError, write_image
-    from stereopsis.sequences import open_frames
+    from stereopsis.pipeline.sequence import open_frames
 
     check_folder(out, "--out")
     if not 0 <= alpha <= 1:

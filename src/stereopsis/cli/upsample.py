@@ -12,13 +12,13 @@ from tyro.conf import Positional
 from stereopsis.cli.batch import SEQUENCE, Sequence, identity_of, run_sequence, settings_of
 from stereopsis.cli.console import show_json
 from stereopsis.cli.matching import DType, check_folder, check_suffix, describe, load_of, range_text
-from stereopsis.engines.job import Job
+from stereopsis.pipeline.runs.job import Job
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from stereopsis.engines import RunRecord
-    from stereopsis.frames import Frame
+    from stereopsis.io.frames import Frame
+    from stereopsis.pipeline.runs import RunRecord
     from stereopsis.types import Depth
 
 # as in upsampling.resample, which is not imported before it is needed
@@ -68,10 +68,10 @@ def upsample(
         json: Print JSON instead of text.
         sequence: How sequences are read and worked on.
     """
-    from stereopsis.engines import RunRecord
-    from stereopsis.frames import open_depth_frames
     from stereopsis.io import is_bag, is_video
     from stereopsis.io.depth import WRITE_SUFFIXES
+    from stereopsis.io.frames import open_depth_frames
+    from stereopsis.pipeline.runs import RunRecord
 
     if scale is not None and not scale >= 1:
         raise ValueError(f"--scale is {scale:g}; it must be at least 1, for example 8.")

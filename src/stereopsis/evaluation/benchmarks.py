@@ -20,7 +20,7 @@ from stereopsis.evaluation.protocols import Protocol, measure, summarise
 from stereopsis.io import read_disparity, read_image
 from stereopsis.io.maps import PICTURE_SUFFIXES, read_grey
 from stereopsis.matching.fill import fill_holes
-from stereopsis.pipeline import match_both
+from stereopsis.pipeline.match import match_both
 from stereopsis.types import Disparity
 
 METRICS = ("epe", "bad1", "bad2", "bad3", "d1", "density")
@@ -154,7 +154,7 @@ def evaluate_matching(
         model: ``model(left, right[, max_disparity=...]) -> Disparity``.
         name: written as ``"model"``, the class name if empty.
         max_disparity: passed on to the model where given, in pixels.
-        check: match the right view too, as :func:`~stereopsis.pipeline.match_both` does with this threshold
+        check: match the right view too, as :func:`~stereopsis.pipeline.match.match_both` does with this threshold
             in pixels; with ``fill`` what it does not see is filled, without it is not counted.
         fill: fill holes first (:func:`~stereopsis.matching.fill.fill_holes`), for comparison with dense methods.
         device: where the images go; the model must be there.

@@ -29,7 +29,7 @@ from stereopsis.evaluation.compression import measure_pair
 from stereopsis.evaluation.metrics import disparity_metrics
 from stereopsis.geometry import disparity_to_depth, unproject
 from stereopsis.matching.fill import fill_holes
-from stereopsis.pipeline import ReducedMatcher, match
+from stereopsis.pipeline.match import ReducedMatcher, match
 from stereopsis.types import Depth, Disparity, PointCloud, StereoPair
 
 QUALITY = ("bytes", "bpp", "bpp_left", "bpp_right", "psnr", "ms_ssim")
@@ -111,7 +111,7 @@ def run_pipeline(
     Args:
         pair: one pair with its calibration, of any size, RGB or grey.
         codec: of the family "compression".
-        matcher: of the family "matching", or a :class:`~stereopsis.pipeline.ReducedMatcher`, whose two halves are
+        matcher: of the family "matching", or a :class:`~stereopsis.pipeline.match.ReducedMatcher`, whose two halves are
             clocked apart.
         quality: of the file, 1 (small) to 8 (good).
         target_bpp: bits a pixel in place of a quality; the best quality that does not exceed them.

@@ -20,18 +20,18 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from stereopsis import pipeline
 from stereopsis.calibration import StereoCalibration, write_calibration
 from stereopsis.compression.bitstream import Reader, pack, pack_header
 from stereopsis.compression.codec import PairCodec, SideView, calibration_of
 from stereopsis.geometry import disparity_to_depth, unproject
 from stereopsis.io import read_depth, read_image, write_depth, write_disparity, write_image, write_point_cloud
 from stereopsis.memory import keep_large_blocks
+from stereopsis.pipeline.sequence import SequenceMatcher
 from stereopsis.rendering import depth_picture
-from stereopsis.sequences import SequenceMatcher
 from stereopsis.server.limits import Limits, TooLarge, check_record
 from stereopsis.server.metrics import Metrics
 from stereopsis.types import Depth, StereoPair
+from stereopsis.upsampling.resample import upsample
 from stereopsis.visualization import colorize
 from stereopsis.zoo import get_entry, list_models, load
 from stereopsis.zoo.registry import Family
@@ -220,7 +220,7 @@ class Worker:
         if not valid.any():
             raise ValueError(f"{depth.name} has no valid depth; check the file and unit.")
         start = perf_counter()
-        found = pipeline.upsample(upsampler, guide.to(self.device), Depth(values, valid).to(self.device)).to("cpu")
+        found = upsample(upsampler, guide.to(self.device), Depth(values, valid).to(self.device)).to("cpu")
         seconds = perf_counter() - start
         # a correction can take depth beside a hole or a border below 0
         positive = found.valid & (found.depth > 0)

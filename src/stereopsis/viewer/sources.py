@@ -12,12 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from stereopsis import pipeline
 from stereopsis.calibration import StereoCalibration, read_calibration
 from stereopsis.compression.bitstream import Reader
 from stereopsis.compression.codec import PairCodec, calibration_of
-from stereopsis.frames import Frame as PairFrame
-from stereopsis.frames import open_frames
 from stereopsis.geometry import disparity_to_depth
 from stereopsis.io import (
     IMAGE_SUFFIXES,
@@ -29,9 +26,12 @@ from stereopsis.io import (
     read_image,
     read_point_cloud,
 )
+from stereopsis.io.frames import Frame as PairFrame
+from stereopsis.io.frames import open_frames
 from stereopsis.io.maps import ARRAY_SUFFIXES
+from stereopsis.pipeline import match as matching
+from stereopsis.pipeline.sequence import ColorRange
 from stereopsis.rectification import RectifiedPair, read_cameras, rectify_pair
-from stereopsis.sequences import ColorRange
 from stereopsis.types import Depth, Disparity, StereoPair
 from stereopsis.viewer.frames import Frame, points_of
 
@@ -125,7 +125,7 @@ def open_source(
 
     Raises:
         FileNotFoundError: a file or folder is missing.
-        ValueError: nothing in the target can be shown; or as :func:`~stereopsis.sequences.open_frames`.
+        ValueError: nothing in the target can be shown; or as :func:`~stereopsis.pipeline.sequence.open_frames`.
     """
     extras = extras or Extras()
     path = Path(target)
@@ -280,7 +280,7 @@ class _Matched(Source):
         limit = self.extras.max_disparity
         if limit is None and calibration is not None:
             limit = calibration.ndisp
-        found = pipeline.match(left, right, model=self._model, max_disparity=limit, check=self.extras.check).to("cpu")
+        found = matching.match(left, right, model=self._model, max_disparity=limit, check=self.extras.check).to("cpu")
         if seen is not None:
             found = Disparity(torch.where(seen, found.disparity, 0.0), found.valid & seen, found.confidence)
         depth = None if calibration is None else disparity_to_depth(found, calibration)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from stereopsis import pipeline
-from stereopsis.frames import Frame, Frames, open_frames
+from stereopsis.io.frames import Frame, Frames, open_frames
 from stereopsis.matching.temporal import TemporalFilter
+from stereopsis.pipeline import match as matching
 from stereopsis.types import Disparity
 from stereopsis.zoo.registry import load
 
@@ -72,7 +72,7 @@ class SequenceMatcher:
         tile: int | None = None,
     ) -> None:
         self.model = load(model) if isinstance(model, str) else model
-        if (budget is not None or warm_start) and not pipeline.has_stages(self.model):
+        if (budget is not None or warm_start) and not matching.has_stages(self.model):
             name = type(self.model).__name__
             raise ValueError(f"{name} has no stages, so it takes neither a budget nor a warm start; use an AnyNet.")
         self.max_disparity, self.check, self.budget = max_disparity, check, budget
@@ -86,7 +86,7 @@ class SequenceMatcher:
         self._previous = None
         self._filter.reset()
 
-    def resume(self, left: pipeline.View, disparity: Disparity) -> None:
+    def resume(self, left: matching.View, disparity: Disparity) -> None:
         """Go on after a frame that was matched in an earlier run.
 
         The filter goes on as if there had been no break. A warm start does so where frames were not filtered, and else
@@ -98,11 +98,11 @@ class SequenceMatcher:
         """
         self._previous = disparity if self.warm_start else None
         self._filter.reset()
-        self._filter(disparity, pipeline.as_images(left, "left"))
+        self._filter(disparity, matching.as_images(left, "left"))
 
-    def __call__(self, left: pipeline.View, right: pipeline.View) -> MatchedFrame:
+    def __call__(self, left: matching.View, right: matching.View) -> MatchedFrame:
         """The next frame; views and errors as in :func:`stereopsis.match`."""
-        views = pipeline.as_images(left, "left"), pipeline.as_images(right, "right")
+        views = matching.as_images(left, "left"), matching.as_images(right, "right")
         size = tuple(views[0].shape)
         if self._previous is not None and self._previous.disparity.shape[-2:] != size[-2:]:
             self.reset()
@@ -119,7 +119,7 @@ class SequenceMatcher:
         return MatchedFrame(self._filter(found, views[0]), seconds, stage)
 
     def _match(self, left: Tensor, right: Tensor, **options: Any) -> Disparity:
-        return pipeline.match(
+        return matching.match(
             left, right, model=self.model, max_disparity=self.max_disparity, tile=self.tile, **options
         )
 
@@ -133,7 +133,7 @@ class SequenceMatcher:
 
 
 def match_sequence(
-    frames: Iterable[tuple[pipeline.View, pipeline.View]], model: str | nn.Module = "hitnet.scenes", **options: Any
+    frames: Iterable[tuple[matching.View, matching.View]], model: str | nn.Module = "hitnet.scenes", **options: Any
 ) -> Iterator[Disparity]:
     """The maps of pairs in order, each computed when it is asked for.
 

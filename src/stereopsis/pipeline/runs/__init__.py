@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Literal
 
-from stereopsis.engines.job import Job, Outcome
-from stereopsis.engines.record import RunRecord
+from stereopsis.pipeline.runs.job import Job, Outcome
+from stereopsis.pipeline.runs.record import RunRecord
 
 if TYPE_CHECKING:
-    from stereopsis.frames import Frame
+    from stereopsis.io.frames import Frame
 
 __all__ = ["Engine", "Job", "Outcome", "RunRecord", "run"]
 
@@ -38,11 +38,11 @@ def run(frames: Iterable[Frame], job: Job, engine: Engine = "local", workers: in
         remedy = "leave it out" if engine == "local" else "give at least 1"
         raise ValueError(f"--workers is {workers}, for --engine {engine}; {remedy}.")
     if engine == "local":
-        from stereopsis.engines import local
+        from stereopsis.pipeline.runs import local
 
         return local.run(frames, job)
     if job.in_order:
         raise ValueError("--engine ray takes frames in any order, which this work does not allow; use --engine local.")
-    from stereopsis.engines import cluster
+    from stereopsis.pipeline.runs import cluster
 
     return cluster.run(frames, job, workers)

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from stereopsis.engines.job import Job, Outcome
-from stereopsis.frames import Frame
+from stereopsis.io.frames import Frame
+from stereopsis.pipeline.runs.job import Job, Outcome
 
 # Frames in memory: each waits at most here, here, or in the caller's hands.
 AHEAD, BEHIND = 4, 4
@@ -26,7 +26,7 @@ _Read = tuple[Frame, "Future[Any] | None"]
 
 
 def run(frames: Iterable[Frame], job: Job) -> Iterator[Outcome]:
-    """See :func:`stereopsis.engines.run`."""
+    """See :func:`stereopsis.pipeline.runs.run`."""
     job.open()
     given_up = threading.Event()
     read: queue.Queue[_Read | BaseException | None] = queue.Queue(AHEAD)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stereopsis.frames import Frame
+    from stereopsis.io.frames import Frame
 
 
 @dataclass(frozen=True)

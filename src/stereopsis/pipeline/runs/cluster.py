@@ -11,8 +11,8 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stereopsis.engines.job import Job, Outcome
-from stereopsis.frames import Frame
+from stereopsis.io.frames import Frame
+from stereopsis.pipeline.runs.job import Job, Outcome
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -64,7 +64,7 @@ class _Begun:
 
 
 def run(frames: Iterable[Frame], job: Job, workers: int | None = None) -> Iterator[Outcome]:
-    """See :func:`stereopsis.engines.run`; without a running cluster one is started on this machine."""
+    """See :func:`stereopsis.pipeline.runs.run`; without a running cluster one is started on this machine."""
     try:
         import ray
     except ModuleNotFoundError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from stereopsis.compression.bitstream import Header, Reader, Record, Writer
-from stereopsis.engines.record import check_settings
+from stereopsis.pipeline.runs.record import check_settings
 
 
 class Archive:

@@ -1,0 +1,1 @@
+"""Workflows that join models, calibrations and files: one pair, its depth, and whole sequences."""
