@@ -27,9 +27,9 @@ from torch.nn import functional as F
 import stereopsis
 from stereopsis.evaluation.benchmarks import read_manifest, read_truth
 from stereopsis.evaluation.metrics import disparity_metrics
+from stereopsis.geometry.holes import fill_from_background
 from stereopsis.io import read_image
-from stereopsis.matching.fill import fill_holes
-from stereopsis.memory import keep_large_blocks
+from stereopsis.ops.memory import keep_large_blocks
 from stereopsis.types import Disparity
 
 BUDGETS = (0.020, 0.040, 0.080)
@@ -104,7 +104,7 @@ def shrunk(model: nn.Module, frame: Frame, scale: float) -> Disparity:
     size = left.shape[-2:]
     if scale < 1:
         left, right = (F.interpolate(v, scale_factor=scale, mode="area") for v in (left, right))
-    found = fill_holes(model(left, right, max_disparity=round(192 * scale)))
+    found = fill_from_background(model(left, right, max_disparity=round(192 * scale)))
     if scale == 1:
         return found
     d = F.interpolate(found.disparity, size=size, mode="bilinear") * (size[1] / found.disparity.shape[-1])

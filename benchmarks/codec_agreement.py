@@ -23,7 +23,7 @@ from stereopsis.compression.codec import PairCodec
 from stereopsis.compression.hyperprior import Hyperprior
 from stereopsis.evaluation.benchmarks import BenchmarkPair, read_manifest
 from stereopsis.io import read_image
-from stereopsis.memory import keep_large_blocks
+from stereopsis.ops.memory import keep_large_blocks
 from stereopsis.types import StereoPair
 
 

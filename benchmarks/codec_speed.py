@@ -24,7 +24,7 @@ from stereopsis.bench import PAUSE
 from stereopsis.compression.codec import PairCodec, SideViewCodec
 from stereopsis.data.scenes import SceneConfig, render
 from stereopsis.data.textures import make_bank
-from stereopsis.memory import keep_large_blocks
+from stereopsis.ops.memory import keep_large_blocks
 from stereopsis.types import StereoPair
 from stereopsis.zoo import get_entry
 

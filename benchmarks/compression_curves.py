@@ -27,7 +27,7 @@ from stereopsis.evaluation.codecs import ANCHORS, Coder, codec_coder
 from stereopsis.evaluation.compression import BD_RATES, curve_of, decibel, rate_between
 from stereopsis.io import read_image
 from stereopsis.io.atomic import atomic_write
-from stereopsis.memory import keep_large_blocks
+from stereopsis.ops.memory import keep_large_blocks
 
 SETS = ("KITTI", "Middlebury")
 QUALITIES = (1, 2, 3, 4, 5, 6, 7, 8)

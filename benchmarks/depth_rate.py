@@ -31,7 +31,7 @@ from stereopsis.evaluation.depth_rate import (
     uncoded_error,
 )
 from stereopsis.io import atomic_write_text
-from stereopsis.memory import keep_large_blocks
+from stereopsis.ops.memory import keep_large_blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "depth_rate.json"

@@ -27,7 +27,7 @@ from stereopsis.evaluation.codecs import main_view_coder
 from stereopsis.evaluation.compression import curve_of, rate_between
 from stereopsis.io import read_image
 from stereopsis.io.atomic import atomic_write
-from stereopsis.memory import keep_large_blocks
+from stereopsis.ops.memory import keep_large_blocks
 from stereopsis.training.loop import train
 from stereopsis.training.recipes import RECIPES, Recipe
 

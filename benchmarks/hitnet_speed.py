@@ -20,8 +20,8 @@ import torch
 
 from stereopsis.bench import PAUSE, Contender, Work, prepare
 from stereopsis.evaluation.benchmarks import evaluate_matching, read_manifest
-from stereopsis.memory import keep_large_blocks
 from stereopsis.ops import bf16_conv, native
+from stereopsis.ops.memory import keep_large_blocks
 from stereopsis.zoo import load
 
 

@@ -30,7 +30,7 @@ from stereopsis.export.int8 import Truth, Views, cost_of
 from stereopsis.export.matcher import GraphMatcher
 from stereopsis.export.runtimes import RUNTIMES, Format
 from stereopsis.io import read_image
-from stereopsis.memory import keep_large_blocks
+from stereopsis.ops.memory import keep_large_blocks
 from stereopsis.zoo import get_entry
 
 RESULTS = Path(__file__).parent / "results" / "int8_export.json"

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stereopsis.memory import keep_large_blocks
+from stereopsis.ops.memory import keep_large_blocks
 from stereopsis.ops.patch_match import patch_match, patch_match_reference, take_patches
 
 CHANNELS, HEIGHT, WIDTH, SIZE = 128, 416, 512, 16

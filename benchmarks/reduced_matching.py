@@ -21,7 +21,7 @@ import stereopsis
 from stereopsis.evaluation.benchmarks import BenchmarkPair, read_manifest, read_truth
 from stereopsis.evaluation.metrics import disparity_metrics
 from stereopsis.io import read_image
-from stereopsis.memory import keep_large_blocks
+from stereopsis.ops.memory import keep_large_blocks
 from stereopsis.pipeline.match import ReducedMatcher
 
 KEYS = ("epe", "bad2", "bad3")

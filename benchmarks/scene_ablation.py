@@ -22,7 +22,7 @@ from stereopsis.data.textures import make_bank
 from stereopsis.evaluation.benchmarks import BenchmarkPair, evaluate_matching, read_manifest
 from stereopsis.io.atomic import atomic_write
 from stereopsis.matching.hitnet import HITNet
-from stereopsis.memory import keep_large_blocks
+from stereopsis.ops.memory import keep_large_blocks
 from stereopsis.training.loop import train
 from stereopsis.training.recipes import RECIPES, Phase, Recipe
 

@@ -21,7 +21,7 @@ from stereopsis.data.augment import AugmentConfig, augment
 from stereopsis.data.scenes import SceneConfig, render
 from stereopsis.data.textures import make_bank
 from stereopsis.matching.hitnet import HITNet
-from stereopsis.memory import keep_large_blocks
+from stereopsis.ops.memory import keep_large_blocks
 from stereopsis.training.loop import train
 from stereopsis.training.recipes import Phase, Recipe
 

@@ -21,7 +21,7 @@ import torch
 
 from stereopsis.bench import PAUSE, Contender, contenders, peak_megabytes, prepare
 from stereopsis.matching.tiling import LARGEST
-from stereopsis.memory import keep_large_blocks
+from stereopsis.ops.memory import keep_large_blocks
 from stereopsis.zoo import get_entry
 
 RESULTS = Path(__file__).parent / "results" / "size_scaling.json"

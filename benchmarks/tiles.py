@@ -31,7 +31,7 @@ from torch.nn import functional as F
 import stereopsis
 from stereopsis.io import read_image, write_image
 from stereopsis.matching.tiling import BLEND, GRID, LARGEST, TiledMatcher, cheapest, spans
-from stereopsis.memory import keep_large_blocks
+from stereopsis.ops.memory import keep_large_blocks
 from stereopsis.visualization import colorize, side_by_side
 
 RESULTS = Path(__file__).parent / "results" / "tiles.json"

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import stereopsis
-from stereopsis.memory import keep_large_blocks
+from stereopsis.ops.memory import keep_large_blocks
 from stereopsis.upsampling.dkn import AFTER, BEFORE, DKN, STRIDE, DKNStream, Stream
 from stereopsis.zoo import get_entry
 

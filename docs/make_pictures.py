@@ -34,7 +34,7 @@ CROP = slice(130, 370), slice(180, 500)  # of the demo's pair: rows and columns
 
 def upsampling(path: Path) -> None:
     """Image, map of an eighth of its size, bicubic, FDKN, and the truth."""
-    from stereopsis.demo import load_pair
+    from stereopsis.apps.demo.compute import load_pair
 
     pair, truth, known = load_pair()
     image, whole, known = (t[..., :496, :736][..., *CROP] for t in (pair.left, fill_holes(truth, known), known))

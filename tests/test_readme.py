@@ -22,7 +22,7 @@ def _script(path: str):
 
 def test_the_eight_lines(tmp_path, monkeypatch):
     pytest.importorskip("skimage")
-    from stereopsis.demo import load_pair
+    from stereopsis.apps.demo.compute import load_pair
 
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) == 1

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from stereopsis.rendering import BACKGROUND, depth_picture, on_surfaces, render_points
 from stereopsis.types import Depth, PointCloud
+from stereopsis.visualization.points import BACKGROUND, depth_picture, on_surfaces, render_points
 
 
 def cloud(points, colors=None) -> PointCloud:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stereopsis
-from stereopsis.matching.fill import fill_holes
+from stereopsis.geometry.holes import fill_from_background
 from stereopsis.matching.sgm import BlockMatching, SemiGlobalMatching, SGMConfig
 from stereopsis.types import Disparity
 
@@ -90,7 +90,7 @@ def _disparity(rows: list[list[float]]) -> Disparity:
 
 
 def test_a_hole_takes_its_lower_neighbour():
-    filled = fill_holes(_disparity([[0, 5, 0, 0, 3, 0], [0, 0, 0, 0, 0, 0], [1, 2, 3, 4, 5, 6]]))
+    filled = fill_from_background(_disparity([[0, 5, 0, 0, 3, 0], [0, 0, 0, 0, 0, 0], [1, 2, 3, 4, 5, 6]]))
     assert filled.disparity[0, 0].tolist() == [[5, 5, 3, 3, 3, 3], [0] * 6, [1, 2, 3, 4, 5, 6]]
     assert filled.valid[0, 0].all(dim=1).tolist() == [True, False, True]
     assert filled.confidence[0, 0, 0].tolist() == [0, 1, 0, 0, 1, 0]
@@ -104,6 +104,6 @@ def test_filling_agrees_with_a_loop(row):
         left = next((v for v in reversed(row[:x]) if v), None)
         right = next((v for v in row[x:] if v), None)
         expected.append(value or min((v for v in (left, right) if v), default=0))
-    filled = fill_holes(_disparity([[float(v) for v in row]]))
+    filled = fill_from_background(_disparity([[float(v) for v in row]]))
     assert filled.disparity.flatten().tolist() == expected
-    assert fill_holes(filled).disparity.equal(filled.disparity)
+    assert fill_from_background(filled).disparity.equal(filled.disparity)

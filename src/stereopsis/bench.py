@@ -28,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stereopsis.data.patterns import pattern, pattern_pair
 from stereopsis.matching.tiling import TiledMatcher
-from stereopsis.memory import keep_large_blocks
+from stereopsis.ops.memory import keep_large_blocks
 from stereopsis.ops.portable import standard_operators
 from stereopsis.types import StereoPair
 from stereopsis.zoo.registry import ModelEntry, get_entry, load

@@ -68,8 +68,8 @@ SMALL_DEPTH = png((np.full((24, 40), 2000)).astype(np.uint16))
 
 @pytest.fixture(scope="module")
 def client():
-    from stereopsis.server.app import create_app
-    from stereopsis.server.limits import Limits
+    from stereopsis.apps.server.app import create_app
+    from stereopsis.apps.server.limits import Limits
 
     with testclient.TestClient(create_app(Limits(body=300_000, pixels=40_000, models=2))) as client:
         yield client
@@ -348,9 +348,9 @@ def test_a_missing_extra_is_named(monkeypatch, capsys):
 
 
 def test_the_device_of_the_worker():
-    from stereopsis.server.limits import Limits
-    from stereopsis.server.metrics import Metrics
-    from stereopsis.server.worker import Worker
+    from stereopsis.apps.server.limits import Limits
+    from stereopsis.apps.server.metrics import Metrics
+    from stereopsis.apps.server.worker import Worker
 
     worker = Worker(Limits(), Metrics(frozenset()), "cpu")
     assert next(worker.model("hitnet.scenes", "matching").parameters()).device == torch.device("cpu")

@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("prometheus_client", reason="needs pip install 'stereopsis[serve]'")
 
-from stereopsis.server.admission import Admission
-from stereopsis.server.limits import Limits
-from stereopsis.server.metrics import Metrics
+from stereopsis.apps.server.admission import Admission
+from stereopsis.apps.server.limits import Limits
+from stereopsis.apps.server.metrics import Metrics
 
 HEADERS = [(b"content-type", b"multipart/form-data; boundary=x")]
 

@@ -13,12 +13,12 @@ import torch
 from views import shifted_pair
 
 import stereopsis
+from stereopsis.apps.viewer import Extras, ViewServer, open_source
+from stereopsis.apps.viewer.frames import MAX_POINTS, Frame, parts_of
+from stereopsis.apps.viewer.pages import FrameCache
 from stereopsis.cli import main
 from stereopsis.io import write_depth, write_disparity, write_image, write_point_cloud
 from stereopsis.types import Depth, PointCloud, StereoPair
-from stereopsis.viewer import Extras, ViewServer, open_source
-from stereopsis.viewer.frames import MAX_POINTS, Frame, parts_of
-from stereopsis.viewer.pages import FrameCache
 
 CALIB = "cam0=[200 0 80; 0 200 48; 0 0 1]\ncam1=[200 0 80; 0 200 48; 0 0 1]\nbaseline=100\nwidth=160\nheight=96\n"
 
@@ -259,7 +259,7 @@ def test_requests(pair):
 
 
 def test_page_asks_no_other_machine():
-    from stereopsis.viewer.pages import PAGE
+    from stereopsis.apps.viewer.pages import PAGE
 
     text = PAGE.read_text(encoding="utf-8")
     assert "http" not in text

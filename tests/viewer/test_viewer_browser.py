@@ -12,9 +12,9 @@ from PIL import Image
 from views import shifted_pair
 
 import stereopsis
+from stereopsis.apps.viewer import Extras, ViewServer, open_source, write_page
+from stereopsis.apps.viewer.pages import FrameCache
 from stereopsis.io import write_disparity, write_image
-from stereopsis.viewer import Extras, ViewServer, open_source, write_page
-from stereopsis.viewer.pages import FrameCache
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ def demo(out: Path = Path("out/demo"), model: str = "hitnet.scenes", json: bool 
     """
     from rich.console import Console
 
+    from stereopsis.apps.demo.compute import run, write
     from stereopsis.cli.matching import check_folder
-    from stereopsis.demo import run, write
 
     check_folder(out, "--out")
     with Console(stderr=True).status("starting") as status:

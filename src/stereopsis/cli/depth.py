@@ -251,8 +251,8 @@ class DepthJob(Job):
         from stereopsis.calibration import write_calibration
         from stereopsis.geometry import unproject
         from stereopsis.io import write_depth, write_image, write_point_cloud
-        from stereopsis.rendering import depth_picture
         from stereopsis.visualization import side_by_side
+        from stereopsis.visualization.points import depth_picture
 
         assert self.rig is not None
         result, left = found["depth"], found["left"]

@@ -138,7 +138,7 @@ def load_of(
     """
     import torch
 
-    from stereopsis.memory import keep_large_blocks
+    from stereopsis.ops.memory import keep_large_blocks
     from stereopsis.zoo import get_entry, list_models, load
 
     if get_entry(name).family != family:

@@ -44,7 +44,7 @@ def serve(
     import signal
     import socket
 
-    from stereopsis.server.limits import Limits
+    from stereopsis.apps.server.limits import Limits
 
     if not 0 <= port <= 65535:
         raise ValueError(f"--port is {port}; it must lie between 0 and 65535, for example 8438.")
@@ -52,7 +52,7 @@ def serve(
     try:
         import uvicorn
 
-        from stereopsis.server.app import create_app
+        from stereopsis.apps.server.app import create_app
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"{error.name} is not installed, which the server needs; run pip install 'stereopsis[serve]'."

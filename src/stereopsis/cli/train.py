@@ -71,7 +71,7 @@ def train(
     import torch
 
     from stereopsis.cli.matching import check_folder
-    from stereopsis.memory import keep_large_blocks
+    from stereopsis.ops.memory import keep_large_blocks
     from stereopsis.training.recipes import RECIPES, override, with_steps
 
     if name not in RECIPES:

@@ -16,7 +16,7 @@ from stereopsis.cli.rigs import fit_calibration, rectified
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from stereopsis.viewer.pages import FrameCache, ViewServer
+    from stereopsis.apps.viewer.pages import FrameCache, ViewServer
 
 
 def view(
@@ -59,10 +59,10 @@ def view(
         out: Write the page as one file (.html) with all frames in it, and serve nothing.
         json: Print JSON instead of text.
     """
+    from stereopsis.apps.viewer import Extras, open_source
+    from stereopsis.apps.viewer.pages import FrameCache, write_page
     from stereopsis.calibration import read_calibration
     from stereopsis.cli.compress import load_codec
-    from stereopsis.viewer import Extras, open_source
-    from stereopsis.viewer.pages import FrameCache, write_page
 
     check_max_disparity(max_disparity)
     if not 0 <= port <= 65535:
@@ -119,7 +119,7 @@ def _look_at_the_first(frames: FrameCache) -> None:
 
 @contextmanager
 def _listening(frames: FrameCache, host: str, port: int) -> Iterator[ViewServer]:
-    from stereopsis.viewer.pages import ViewServer
+    from stereopsis.apps.viewer.pages import ViewServer
 
     try:
         server = ViewServer(frames, host, port)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from stereopsis.evaluation.metrics import disparity_metrics
 from stereopsis.evaluation.protocols import Protocol, measure, summarise
+from stereopsis.geometry.holes import fill_from_background
 from stereopsis.io import read_disparity, read_image
 from stereopsis.io.maps import PICTURE_SUFFIXES, read_grey
-from stereopsis.matching.fill import fill_holes
 from stereopsis.pipeline.match import match_both
 from stereopsis.types import Disparity
 
@@ -156,7 +156,7 @@ def evaluate_matching(
         max_disparity: passed on to the model where given, in pixels.
         check: match the right view too, as :func:`~stereopsis.pipeline.match.match_both` does with this threshold
             in pixels; with ``fill`` what it does not see is filled, without it is not counted.
-        fill: fill holes first (:func:`~stereopsis.matching.fill.fill_holes`), for comparison with dense methods.
+        fill: fill holes first (:func:`~stereopsis.geometry.fill_from_background`), for comparison with dense methods.
         device: where the images go; the model must be there.
         progress: called after each pair with the number done, the number of all, and the pair's id.
         protocol: also measure as a public table does.
@@ -237,7 +237,7 @@ def _evaluate_pair(
     prediction = prediction.to("cpu")  # the copy also waits for a GPU
     seconds = time.perf_counter() - start
     if fill and check is None:
-        prediction = fill_holes(prediction)
+        prediction = fill_from_background(prediction)
     metrics = disparity_metrics(prediction.disparity, truth, known, prediction.valid)
     finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
     row: dict[str, Any] = {"id": pair.id, **finite, "seconds": round(seconds, 4)}

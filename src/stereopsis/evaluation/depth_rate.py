@@ -17,8 +17,8 @@ from stereopsis.evaluation.benchmarks import BenchmarkPair, Progress, read_truth
 from stereopsis.evaluation.codecs import ANCHORS, Coder, Views, codec_coder
 from stereopsis.evaluation.compression import LOSSLESS_PSNR
 from stereopsis.evaluation.metrics import disparity_metrics
+from stereopsis.geometry.holes import fill_from_background
 from stereopsis.io import read_image
-from stereopsis.matching.fill import fill_holes
 from stereopsis.types import Disparity
 from stereopsis.zoo.registry import list_models, load
 
@@ -74,7 +74,7 @@ def evaluate_depth_rate(
 ) -> dict[str, Any]:
     """Code every pair at every setting, match what is decoded, and compare with the truth and with the uncoded pair.
 
-    Holes are filled (:func:`~stereopsis.matching.fill.fill_holes`), so that every matcher answers for every pixel.
+    Holes are filled (:func:`~stereopsis.geometry.fill_from_background`), so that every matcher answers for every pixel.
 
     Args:
         coders: codecs at their settings; they code both views, and the bits are those of the whole file.
@@ -113,7 +113,7 @@ def evaluate_depth_rate(
     def matched(views: Views) -> dict[str, Disparity]:
         images = [torch.from_numpy(np.array(v)).permute(2, 0, 1)[None].float().to(device) / 255 for v in views]
         options = {} if max_disparity is None else {"max_disparity": max_disparity}
-        return {name: fill_holes(model(*images, **options).to("cpu")) for name, model in matchers.items()}
+        return {name: fill_from_background(model(*images, **options).to("cpu")) for name, model in matchers.items()}
 
     for number, pair in enumerate(pairs, start=1):
         missing = [coder for coder in coders if pair.id not in result["codecs"][coder.name]["pairs"]]

@@ -28,7 +28,7 @@ from stereopsis.evaluation.codecs import CodedPair
 from stereopsis.evaluation.compression import measure_pair
 from stereopsis.evaluation.metrics import disparity_metrics
 from stereopsis.geometry import disparity_to_depth, unproject
-from stereopsis.matching.fill import fill_holes
+from stereopsis.geometry.holes import fill_from_background
 from stereopsis.pipeline.match import ReducedMatcher, match
 from stereopsis.types import Depth, Disparity, PointCloud, StereoPair
 
@@ -150,7 +150,7 @@ def run_pipeline(
     disparity, size = _matched(decoded, matcher, limit, clock, ("match", "upsample"))
     original, _ = _matched(pair, matcher, limit, clock, ("match the original",) * 2)
     if fill:
-        disparity, original = fill_holes(disparity), fill_holes(original)
+        disparity, original = fill_from_background(disparity), fill_from_background(original)
     with clock.step("depth"):
         depth = disparity_to_depth(disparity, rig, disparity.valid if shown is None else disparity.valid & shown)
     if not depth.valid.any():

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from stereopsis.evaluation.metrics import region_metrics, regions
-from stereopsis.matching.fill import fill_holes
+from stereopsis.geometry.holes import fill_from_background
 from stereopsis.types import Disparity
 
 # As KITTI's programs mark a pixel without a value, so that it is wrong by the truth and one more.
@@ -188,7 +188,7 @@ def fill_background(disparity: Disparity) -> Disparity:
     Args:
         disparity: maps ``(B, 1, H, W)``, in pixels.
     """
-    filled = fill_holes(disparity)
+    filled = fill_from_background(disparity)
     row = torch.arange(filled.valid.shape[-2], device=filled.valid.device)
     present = filled.valid.any(dim=-1)
     first = torch.where(present, row, row[-1]).amin(dim=-1, keepdim=True)

@@ -19,13 +19,13 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
+from stereopsis.apps.demo.page import BAR, FAINT, GAP, INK, PAPER, STYLE
 from stereopsis.evaluation.benchmarks import METRICS, Outcome
 from stereopsis.evaluation.metrics import disparity_metrics
 from stereopsis.evaluation.protocols import PROTOCOLS
+from stereopsis.geometry.holes import fill_from_background
 from stereopsis.io import atomic_write_text, write_image
-from stereopsis.matching.fill import fill_holes
 from stereopsis.matching.sgm import SemiGlobalMatching
-from stereopsis.report import BAR, FAINT, GAP, INK, PAPER, STYLE
 from stereopsis.visualization import ERROR_COLORS, colorize, error_map, thicken
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def _baseline(
 ) -> tuple[dict[str, Any], tuple[Tensor, Tensor]]:
     limit = {} if max_disparity is None else {"max_disparity": max_disparity}
     with torch.inference_mode():
-        answer = fill_holes(model(outcome.left, outcome.right, **limit))
+        answer = fill_from_background(model(outcome.left, outcome.right, **limit))
     metrics = disparity_metrics(answer.disparity, outcome.truth, outcome.known, answer.valid)
     finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
     return finite, (answer.disparity, answer.valid)

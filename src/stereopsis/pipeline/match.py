@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stereopsis.geometry import hidden_from_right, left_right_check
+from stereopsis.geometry.holes import fill_from_background
 from stereopsis.io import read_image
 from stereopsis.matching.anynet import AnyNet
-from stereopsis.matching.fill import fill_holes
 from stereopsis.matching.tiling import TiledMatcher, search_range
 from stereopsis.types import Depth, Disparity
 from stereopsis.upsampling.resample import upsample
@@ -97,7 +97,7 @@ def match(
         if check is not None:
             return match_both(network, *placed, check, fill=fill, previous=start, **options)
         found = network(*placed, **options, **_previous(start))
-    return fill_holes(found) if fill else found
+    return fill_from_background(found) if fill else found
 
 
 def _previous(previous: Disparity | None) -> dict[str, Disparity]:
@@ -122,7 +122,7 @@ def match_both(
         left, right: as the matcher takes them.
         threshold: pixels that the two maps may differ by.
         fill: what the right view does not see takes the lower one of its neighbours in the row
-            (:func:`~stereopsis.matching.fill.fill_holes`), because it lies behind; where the right view's map is the
+            (:func:`~stereopsis.geometry.fill_from_background`), because it lies behind; where the right view's map is the
             farther one, either may be wrong, and the left one is kept. Without, neither is valid.
         previous: passed on with the left view alone.
         options: passed on with both.
@@ -136,7 +136,7 @@ def match_both(
     seen_from_right = Disparity(mirrored.disparity.flip(-1), mirrored.valid.flip(-1), mirrored.confidence.flip(-1))
     if fill:
         seen = found.valid & ~hidden_from_right(found, seen_from_right, threshold)
-        return fill_holes(Disparity(found.disparity, seen, found.confidence))
+        return fill_from_background(Disparity(found.disparity, seen, found.confidence))
     valid = left_right_check(found, seen_from_right, threshold)
     return Disparity(torch.where(valid, found.disparity, 0.0), valid, found.confidence)
 

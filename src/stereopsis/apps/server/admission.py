@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from time import perf_counter
 from typing import Any
 
-from stereopsis.server.limits import Limits
-from stereopsis.server.metrics import Metrics
+from stereopsis.apps.server.limits import Limits
+from stereopsis.apps.server.metrics import Metrics
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

@@ -1,4 +1,4 @@
-"""Filling holes in a sparse disparity map, so that it can be compared with a dense one."""
+"""Holes in a disparity map, filled from the background, so that it can be compared with a dense one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from stereopsis.types import Disparity
 
 
-def fill_holes(disparity: Disparity) -> Disparity:
+def fill_from_background(disparity: Disparity) -> Disparity:
     """Give each hole the lower of its nearest valid left and right neighbours in the row.
 
     The lower one, because most holes are occluded and belong to the background. A hole with one neighbour takes that; a

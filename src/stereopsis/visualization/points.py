@@ -67,7 +67,7 @@ def render_points(
 
 def depth_picture(depth: Depth) -> UInt8[np.ndarray, "h w 3"]:
     """Depth in colours, near is bright; logarithmic, because in metres the far end takes most of the scale."""
-    from stereopsis.visualization import colorize
+    from stereopsis.visualization.colors import colorize
 
     logarithm = depth.depth.clamp(min=1e-6).log()
     return colorize(-logarithm, depth.valid, colormap="viridis")

@@ -14,9 +14,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from stereopsis.apps.viewer.frames import CONFIDENCE_COLORS, DISPARITY_COLORS, color_bar, parts_of
+from stereopsis.apps.viewer.sources import Source
 from stereopsis.io import atomic_write_text
-from stereopsis.viewer.frames import CONFIDENCE_COLORS, DISPARITY_COLORS, color_bar, parts_of
-from stereopsis.viewer.sources import Source
 from stereopsis.visualization import ERROR_COLORS
 
 PAGE = Path(__file__).with_name("page.html")
@@ -58,7 +58,7 @@ class FrameCache:
             return self._parts[number]
 
     def make(self, number: int) -> dict[str, bytes]:
-        """A frame's parts, not kept; errors as of :meth:`~stereopsis.viewer.sources.Source.read`."""
+        """A frame's parts, not kept; errors as of :meth:`~stereopsis.apps.viewer.sources.Source.read`."""
         return parts_of(self.source.read(number), self.source.scale)
 
     def keep(self, number: int, parts: dict[str, bytes]) -> None:

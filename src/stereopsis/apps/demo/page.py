@@ -17,7 +17,7 @@ from stereopsis.geometry import depth_error
 from stereopsis.visualization import ERROR_COLORS
 
 if TYPE_CHECKING:
-    from stereopsis.demo import Demo, Result
+    from stereopsis.apps.demo.compute import Demo, Result
 
 METRICS = (
     ("epe", "EPE", "px", "mean absolute error of the disparity"),

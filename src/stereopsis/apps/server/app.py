@@ -17,11 +17,11 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from stereopsis import __version__
+from stereopsis.apps.server.admission import Admission
+from stereopsis.apps.server.limits import LARGEST_DISPARITY, Limits, TooLarge, check_map, check_picture
+from stereopsis.apps.server.metrics import Metrics
+from stereopsis.apps.server.worker import DepthFormat, MapFormat, Result, Upload, Worker
 from stereopsis.compression.codec import QUALITIES, SideView
-from stereopsis.server.admission import Admission
-from stereopsis.server.limits import LARGEST_DISPARITY, Limits, TooLarge, check_map, check_picture
-from stereopsis.server.metrics import Metrics
-from stereopsis.server.worker import DepthFormat, MapFormat, Result, Upload, Worker
 from stereopsis.zoo import get_entry, list_models
 
 MATCHER, UPSAMPLER, CODEC = "hitnet.scenes", "fdkn.any", "hyperprior.photos"

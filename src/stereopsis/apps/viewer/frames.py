@@ -16,9 +16,9 @@ from torch import Tensor
 from stereopsis.calibration import StereoCalibration
 from stereopsis.evaluation.metrics import disparity_metrics
 from stereopsis.geometry import disparity_to_depth, unproject
-from stereopsis.rendering import depth_picture, on_surfaces
 from stereopsis.types import Depth, Disparity, PointCloud
 from stereopsis.visualization import colorize, error_map
+from stereopsis.visualization.points import depth_picture, on_surfaces
 
 MAX_POINTS = 500_000
 # As the two kinds of map are coloured; the page draws the scale below the picture.

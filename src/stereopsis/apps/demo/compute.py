@@ -20,11 +20,11 @@ from torch import Tensor
 from stereopsis.calibration import StereoCalibration, write_calibration
 from stereopsis.evaluation.metrics import disparity_metrics
 from stereopsis.geometry import disparity_to_depth, unproject
+from stereopsis.geometry.holes import fill_from_background
 from stereopsis.io import atomic_write_text, write_depth, write_disparity, write_image, write_point_cloud
-from stereopsis.matching.fill import fill_holes
-from stereopsis.rendering import depth_picture, on_surfaces, render_points
 from stereopsis.types import Depth, Disparity, PointCloud, StereoPair
 from stereopsis.visualization import colorize, error_map
+from stereopsis.visualization.points import depth_picture, on_surfaces, render_points
 from stereopsis.zoo.registry import load
 
 # As published for the full size; the pair in the wheel is the mean of 4 x 4 pixels of it.
@@ -172,7 +172,7 @@ def write(demo: Demo, out: str | Path) -> list[Path]:
     Raises:
         OSError: the folder cannot be made or written.
     """
-    from stereopsis.report import overview, report
+    from stereopsis.apps.demo.page import overview, report
 
     network, baseline = demo.methods
     pictures: dict[str, Any] = {
@@ -218,7 +218,7 @@ def _measure(
         seconds = time.perf_counter() - start
     found = disparity.valid.float().mean().item()
     if found < 1:
-        disparity = fill_holes(disparity)
+        disparity = fill_from_background(disparity)
     return Result(
         name=name if found == 1 else f"{name}, holes filled",
         disparity=disparity,

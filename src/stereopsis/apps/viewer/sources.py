@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from stereopsis.apps.viewer.frames import Frame, points_of
 from stereopsis.calibration import StereoCalibration, read_calibration
 from stereopsis.compression.bitstream import Reader
 from stereopsis.compression.codec import PairCodec, calibration_of
@@ -33,7 +34,6 @@ from stereopsis.pipeline import match as matching
 from stereopsis.pipeline.sequence import ColorRange
 from stereopsis.rectification import RectifiedPair, read_cameras, rectify_pair
 from stereopsis.types import Depth, Disparity, StereoPair
-from stereopsis.viewer.frames import Frame, points_of
 
 FLOAT_MAPS = (".pfm", *ARRAY_SUFFIXES)
 MAPS = (*FLOAT_MAPS, ".png")

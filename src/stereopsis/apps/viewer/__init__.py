@@ -4,7 +4,7 @@
 :func:`write_page` puts them into one file. The page holds its own script and asks no other machine for anything.
 """
 
-from stereopsis.viewer.pages import ViewServer, write_page
-from stereopsis.viewer.sources import Extras, Source, open_source
+from stereopsis.apps.viewer.pages import ViewServer, write_page
+from stereopsis.apps.viewer.sources import Extras, Source, open_source
 
 __all__ = ["Extras", "Source", "ViewServer", "open_source", "write_page"]

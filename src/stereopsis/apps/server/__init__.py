@@ -3,6 +3,6 @@
 :func:`create_app` gives an ASGI application; ``stereopsis serve`` runs it with uvicorn.
 """
 
-from stereopsis.server.limits import Limits
+from stereopsis.apps.server.limits import Limits
 
 __all__ = ["Limits"]

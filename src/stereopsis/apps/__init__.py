@@ -1,0 +1,1 @@
+"""Programs on top of the library: the demo, the viewer and the HTTP server."""

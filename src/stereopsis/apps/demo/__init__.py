@@ -1,0 +1,1 @@
+"""The demo: one pair through every system, and the page that shows the results."""
