@@ -20,10 +20,10 @@ from typing import Any
 import torch
 
 import stereopsis
-from stereopsis.bench import PAUSE
 from stereopsis.compression.codec import PairCodec, SideViewCodec
 from stereopsis.data.scenes import SceneConfig, render
 from stereopsis.data.textures import make_bank
+from stereopsis.evaluation.speed import PAUSE
 from stereopsis.ops.memory import keep_large_blocks
 from stereopsis.types import StereoPair
 from stereopsis.zoo import get_entry

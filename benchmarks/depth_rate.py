@@ -18,7 +18,6 @@ from pictures import save_small
 from readme_table import data_set
 
 import stereopsis
-from stereopsis.evaluation.benchmarks import read_manifest
 from stereopsis.evaluation.codecs import ANCHORS
 from stereopsis.evaluation.depth_rate import (
     MEASURES,
@@ -30,6 +29,7 @@ from stereopsis.evaluation.depth_rate import (
     rate_text,
     uncoded_error,
 )
+from stereopsis.evaluation.matching import read_manifest
 from stereopsis.io import atomic_write_text
 from stereopsis.ops.memory import keep_large_blocks
 

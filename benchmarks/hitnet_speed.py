@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from stereopsis.bench import PAUSE, Contender, Work, prepare
-from stereopsis.evaluation.benchmarks import evaluate_matching, read_manifest
+from stereopsis.evaluation.matching import evaluate_matching, read_manifest
+from stereopsis.evaluation.speed import PAUSE, Contender, Work, prepare
 from stereopsis.ops import bf16_conv, native
 from stereopsis.ops.memory import keep_large_blocks
 from stereopsis.zoo import load

@@ -32,8 +32,8 @@ from stereopsis.upsampling.classical import (
     JointBilateral,
     JointBilateralConfig,
 )
-from stereopsis.upsampling.resample import reduce
 from stereopsis.upsampling.restoration import denoise, upsample_saliency
+from stereopsis.upsampling.upsample import reduce
 
 SEED = 7_000_001  # no recipe trains on scenes from here on
 SCENES, MAPS = 8, 3

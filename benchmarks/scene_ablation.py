@@ -19,7 +19,7 @@ from readme_table import data_set
 from stereopsis.data.augment import NO_EFFECTS
 from stereopsis.data.scenes import SceneConfig
 from stereopsis.data.textures import make_bank
-from stereopsis.evaluation.benchmarks import BenchmarkPair, evaluate_matching, read_manifest
+from stereopsis.evaluation.matching import BenchmarkPair, evaluate_matching, read_manifest
 from stereopsis.io.atomic import atomic_write
 from stereopsis.matching.hitnet import HITNet
 from stereopsis.ops.memory import keep_large_blocks

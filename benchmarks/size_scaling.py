@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from stereopsis.bench import PAUSE, Contender, contenders, peak_megabytes, prepare
+from stereopsis.evaluation.speed import PAUSE, Contender, contenders, peak_megabytes, prepare
 from stereopsis.matching.tiling import LARGEST
 from stereopsis.ops.memory import keep_large_blocks
 from stereopsis.zoo import get_entry

@@ -25,7 +25,7 @@ import stereopsis
 from stereopsis.evaluation.upsampling import GuidedImage, read_truth_map, read_upsampling_manifest, upsampling_metrics
 from stereopsis.io import read_image
 from stereopsis.types import Depth
-from stereopsis.upsampling.resample import Reduction, enlarge, fill_holes, reduce, upsample
+from stereopsis.upsampling.upsample import Reduction, enlarge, fill_holes, reduce, upsample
 from stereopsis.zoo import get_entry
 
 SCALES = (2, 4, 7.5, 8, 16)

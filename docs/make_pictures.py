@@ -17,8 +17,8 @@ import stereopsis
 from stereopsis.data.scenes import SceneConfig, render
 from stereopsis.data.textures import make_bank
 from stereopsis.types import Depth
-from stereopsis.upsampling.resample import enlarge, fill_holes, reduce, upsample
 from stereopsis.upsampling.restoration import denoise, remove_texture, restore, upsample_saliency
+from stereopsis.upsampling.upsample import enlarge, fill_holes, reduce, upsample
 from stereopsis.visualization import colorize, side_by_side
 
 DOCS = Path(__file__).resolve().parent

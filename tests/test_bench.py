@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from stereopsis.bench import (
+from stereopsis.cli import main
+from stereopsis.evaluation.speed import (
     Contender,
     _Counter,
     _exponent,
@@ -17,7 +18,6 @@ from stereopsis.bench import (
     measure_machine,
     peak_megabytes,
 )
-from stereopsis.cli import main
 
 KEYS = {
     "model", "runtime", "dtype", "size", "threads", "repeats", "first_ms", "median_ms", "p95_ms", "pairs_per_s",

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from stereopsis.evaluation.benchmarks import METRICS, BenchmarkPair, evaluate_matching, read_manifest, read_truth
+from stereopsis.evaluation.matching import METRICS, BenchmarkPair, evaluate_matching, read_manifest, read_truth
 from stereopsis.types import Disparity
 from stereopsis.zoo import load
 

@@ -26,10 +26,10 @@ from stereopsis.calibration import (
 from stereopsis.calibration.boards import shared_corners
 from stereopsis.calibration.calibrate import calibrate, covered, observe
 from stereopsis.calibration.coverage import coverage_picture
+from stereopsis.calibration.diagnosis import examine, find_matches
+from stereopsis.calibration.rectification import Cameras, read_cameras, rectify_pair
 from stereopsis.cli import main
-from stereopsis.doctor import examine, find_matches
 from stereopsis.io import find_pairs, read_depth, read_image, read_point_cloud, write_image
-from stereopsis.rectification import Cameras, read_cameras, rectify_pair
 
 BOARD = Board(9, 6, 0.025)
 CHARUCO = Board(8, 6, 0.03, 0.022)

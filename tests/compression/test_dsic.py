@@ -201,7 +201,6 @@ def test_training_sees_what_runs(codec):
 @pytest.mark.parametrize("size", [(64, 64), (1, 1), (47, 81), (65, 127)])
 @pytest.mark.parametrize("quality", [1.0, 4.3, 8.0])
 def test_symbols_come_back_exactly(codec, monkeypatch, size, quality):
-    from stereopsis.compression import conditional
 
     seen = []
     original = conditional.checksum

@@ -8,7 +8,7 @@ import torch
 
 from stereopsis.data.sensors import ANY_SENSOR, SensorConfig, misalign, sense
 from stereopsis.types import Depth
-from stereopsis.upsampling.resample import Reduction, enlarge, reduce
+from stereopsis.upsampling.upsample import Reduction, enlarge, reduce
 
 
 def _generator(seed=0):

@@ -14,7 +14,7 @@ from stereopsis.upsampling.classical import (
     JointBilateral,
     JointBilateralConfig,
 )
-from stereopsis.upsampling.resample import reduce, upsample
+from stereopsis.upsampling.upsample import reduce, upsample
 from stereopsis.zoo import get_entry, list_models, load
 
 NAMES = ("bicubic", "guided-filter", "joint-bilateral", "nearest")

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from stereopsis.types import Depth
 from stereopsis.upsampling.classical import Interpolation, InterpolationConfig
 from stereopsis.upsampling.dkn import DKN, DKNConfig
-from stereopsis.upsampling.resample import back_project, enlarge, fill_holes, reduce, upsample
+from stereopsis.upsampling.upsample import back_project, enlarge, fill_holes, reduce, upsample
 
 BICUBIC = Interpolation(InterpolationConfig("bicubic"))
 

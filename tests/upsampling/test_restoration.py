@@ -10,8 +10,8 @@ from stereopsis.evaluation.upsampling import upsampling_metrics
 from stereopsis.types import Depth
 from stereopsis.upsampling.classical import JointBilateral, JointBilateralConfig
 from stereopsis.upsampling.dkn import DKN, DKNConfig
-from stereopsis.upsampling.resample import enlarge, reduce
 from stereopsis.upsampling.restoration import denoise, remove_texture, restore, upsample_saliency
+from stereopsis.upsampling.upsample import enlarge, reduce
 from stereopsis.zoo import load
 
 NOISE = 0.005**0.5  # the paper's variance, of maps in [0, 1]

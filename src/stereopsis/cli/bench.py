@@ -40,8 +40,8 @@ def bench(
     """
     import torch
 
-    from stereopsis.bench import Runtime, contenders
-    from stereopsis.bench import bench as measure
+    from stereopsis.evaluation.speed import Runtime, contenders
+    from stereopsis.evaluation.speed import bench as measure
 
     check_max_disparity(max_disparity)
     if repeats < 1:

@@ -217,7 +217,7 @@ class DepthJob(Job):
         return self.record is not None and self.record.is_done(targets, {frame.left, frame.right})
 
     def read(self, frame: Frame) -> tuple[Tensor, Tensor, list[str]]:
-        from stereopsis.doctor import geometry_warnings
+        from stereopsis.calibration.diagnosis import geometry_warnings
 
         left, right = frame.read()
         height, width = left.shape[-2:]

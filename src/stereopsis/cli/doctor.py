@@ -14,7 +14,7 @@ from stereopsis.cli.matching import DEFAULT_MODEL, check_max_disparity
 from stereopsis.cli.rigs import rectified
 
 if TYPE_CHECKING:
-    from stereopsis.doctor import Diagnosis
+    from stereopsis.calibration.diagnosis import Diagnosis
 
 
 def doctor(
@@ -44,7 +44,7 @@ def doctor(
         distances: Distances in metres to state that error at.
         json: Print JSON instead of text.
     """
-    from stereopsis.doctor import examine
+    from stereopsis.calibration.diagnosis import examine
     from stereopsis.io import read_image
     from stereopsis.zoo import get_entry
 

@@ -50,7 +50,7 @@ def matching(
         protocol: Also measure what this public table reports.
         report: Folder for a picture of each pair (prediction, truth, errors, SGBM) and an index.html, worst first.
     """
-    from stereopsis.evaluation.benchmarks import evaluate_matching, read_manifest
+    from stereopsis.evaluation.matching import evaluate_matching, read_manifest
     from stereopsis.evaluation.protocols import get_protocol
     from stereopsis.io import atomic_write_text
 
@@ -63,7 +63,7 @@ def matching(
     matcher = load_matcher(model, weights, device, dtype)
     pictures = None
     if report is not None:
-        from stereopsis.evaluation.report import Report
+        from stereopsis.evaluation.matching_report import Report
 
         pictures = Report(report, model, max_disparity)
     with progress_bar() as progress:
@@ -201,9 +201,9 @@ def compression(
     """
     from stereopsis.cli.compress import load_codec
     from stereopsis.compression.codec import SideViewCodec
-    from stereopsis.evaluation.benchmarks import read_manifest
     from stereopsis.evaluation.codecs import ANCHORS, WITHOUT_SIDE, codec_coder, main_view_coder
     from stereopsis.evaluation.compression import BD_RATES, evaluate_compression
+    from stereopsis.evaluation.matching import read_manifest
     from stereopsis.io import atomic_write_text
     from stereopsis.zoo import get_entry, list_models
 
@@ -297,7 +297,6 @@ def depth_rate(
         resume: Go on with that file; pairs that a codec has in it are not measured again.
         json: Print JSON instead of tables.
     """
-    from stereopsis.evaluation.benchmarks import read_manifest
     from stereopsis.evaluation.depth_rate import (
         common_pairs,
         evaluate_depth_rate,
@@ -306,6 +305,7 @@ def depth_rate(
         open_coder,
         rate_text,
     )
+    from stereopsis.evaluation.matching import read_manifest
     from stereopsis.io import atomic_write_text
 
     steps = _qualities(qualities)

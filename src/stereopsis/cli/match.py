@@ -272,7 +272,7 @@ class MatchJob(Job):
             self._show(self._stored(frame), None)
 
     def read(self, frame: Frame) -> tuple[Any, Any, list[str]]:
-        from stereopsis.doctor import geometry_warnings
+        from stereopsis.calibration.diagnosis import geometry_warnings
 
         left, right = frame.read()
         # The views of a video are from one rig, so that one look is enough.

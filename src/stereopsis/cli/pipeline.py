@@ -26,7 +26,7 @@ from stereopsis.cli.upsample import load_upsampler
 if TYPE_CHECKING:
     from torch import nn
 
-    from stereopsis.evaluation.pipeline import PipelineResult, Truth
+    from stereopsis.evaluation.end_to_end import PipelineResult, Truth
 
 REPORTS = ("report.html", "report.json")
 
@@ -82,9 +82,9 @@ def pipeline(
         dtype: Precision that the matcher and the upsampler compute in.
         json: Print JSON instead of text.
     """
+    from stereopsis.calibration.diagnosis import geometry_warnings
     from stereopsis.compression.codec import PairCodec, level_of
-    from stereopsis.doctor import geometry_warnings
-    from stereopsis.evaluation.pipeline import Clock, Truth, run_pipeline
+    from stereopsis.evaluation.end_to_end import Clock, Truth, run_pipeline
     from stereopsis.io import read_disparity, read_image
     from stereopsis.types import StereoPair
 
@@ -176,8 +176,8 @@ def _matcher(
 def _write(result: PipelineResult, facts: dict[str, Any], out: Path, truth: Truth | None) -> dict[str, Any]:
     """All files of the folder, together or not at all; what ``report.json`` says."""
     from stereopsis.calibration import write_calibration
-    from stereopsis.evaluation.pipeline import Clock
-    from stereopsis.evaluation.pipeline_page import pipeline_page
+    from stereopsis.evaluation.end_to_end import Clock
+    from stereopsis.evaluation.end_to_end_report import pipeline_page
     from stereopsis.io import bits_of, write_depth, write_disparity, write_image, write_point_cloud
     from stereopsis.io.folders import atomic_folder
 

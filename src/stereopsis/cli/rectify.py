@@ -127,7 +127,7 @@ def _format(name: str) -> Format:
 
 def _offsets(raw: tuple[Tensor, Tensor], straight: tuple[Tensor, Tensor]) -> dict[str, float | int] | None:
     """Median vertical distances of matching points in pixels; None where there are too few to tell."""
-    from stereopsis.doctor import examine
+    from stereopsis.calibration.diagnosis import examine
 
     before, after = examine(*raw), examine(*straight)
     if before.vertical_median is None or after.vertical_median is None or after.vertical_bias is None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stereopsis.calibration import StereoCalibration, StereoRig
-    from stereopsis.rectification import Cameras, Choice, RectifiedPair
+    from stereopsis.calibration.rectification import Cameras, Choice, RectifiedPair
 
 
 def rectified(left: Tensor, right: Tensor, file: Path, file_right: Path | None, rectify: Choice) -> RectifiedPair:
@@ -20,10 +20,10 @@ def rectified(left: Tensor, right: Tensor, file: Path, file_right: Path | None, 
 
     Raises:
         FileNotFoundError: a camera file is missing.
-        ValueError: as of :func:`~stereopsis.rectification.read_cameras`, :func:`fit_calibration` and
-            :func:`~stereopsis.rectification.rectify_pair`.
+        ValueError: as of :func:`~stereopsis.calibration.rectification.read_cameras`, :func:`fit_calibration` and
+            :func:`~stereopsis.calibration.rectification.rectify_pair`.
     """
-    from stereopsis.rectification import read_cameras, rectify_pair
+    from stereopsis.calibration.rectification import read_cameras, rectify_pair
 
     height, width = left.shape[-2:]
     pair = rectify_pair(left, right, fit_cameras(read_cameras(file, file_right), width, height), rectify)

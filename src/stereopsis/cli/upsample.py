@@ -153,7 +153,7 @@ class UpsampleJob(Job):
         import torch
 
         from stereopsis.types import Depth
-        from stereopsis.upsampling.resample import upsample
+        from stereopsis.upsampling.upsample import upsample
 
         assert self.network is not None
         guide, small = images

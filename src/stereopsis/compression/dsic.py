@@ -45,7 +45,7 @@ from torch.nn import functional as F
 
 from stereopsis.compression.bitstream import Stream
 from stereopsis.compression.codec import PairCodec
-from stereopsis.compression.conditional import EntropyModel
+from stereopsis.compression.dsic_entropy import EntropyModel
 from stereopsis.compression.layers import FAST, GDN, IGDN, conv, deconv
 from stereopsis.compression.single import Reconstruction, pad_to_stride
 from stereopsis.ops.cost_volume import absolute_volume

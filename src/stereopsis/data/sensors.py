@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stereopsis.types import Depth
-from stereopsis.upsampling.resample import Reduction, enlarge, reduce
+from stereopsis.upsampling.upsample import Reduction, enlarge, reduce
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stereopsis.evaluation.benchmarks import read_rows
+from stereopsis.evaluation.matching import read_rows
 from stereopsis.io import read_image
 from stereopsis.io.maps import ARRAY_SUFFIXES, read_array, read_grey
 from stereopsis.types import Depth
-from stereopsis.upsampling.resample import Reduction, enlarge, reduce, upsample
+from stereopsis.upsampling.upsample import Reduction, enlarge, reduce, upsample
 
 REQUIRED = ("id", "image", "depth", "metric")
 # The protocols' units and the pixels at each border that they leave out: Middlebury and Lu on [0, 255], NYU v2 in cm.
@@ -85,7 +85,7 @@ def evaluate_upsampling(
         scale: ratio of the sizes, above 1.
         name: written as ``"model"``, the class name if empty.
         reduction: filter of the reduction; the published numbers are of "bicubic".
-        back_projections: as of :func:`~stereopsis.upsampling.resample.upsample`; published numbers are without.
+        back_projections: as of :func:`~stereopsis.upsampling.upsample.upsample`; published numbers are without.
         device: where the images go; the model must be there.
         progress: called after each image with the number done, the number of all, and the image's id.
 

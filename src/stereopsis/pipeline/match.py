@@ -18,7 +18,7 @@ from stereopsis.io import read_image
 from stereopsis.matching.anynet import AnyNet
 from stereopsis.matching.tiling import TiledMatcher, search_range
 from stereopsis.types import Depth, Disparity
-from stereopsis.upsampling.resample import upsample
+from stereopsis.upsampling.upsample import upsample
 from stereopsis.zoo.registry import load
 
 View = str | Path | np.ndarray | Tensor
@@ -122,8 +122,8 @@ def match_both(
         left, right: as the matcher takes them.
         threshold: pixels that the two maps may differ by.
         fill: what the right view does not see takes the lower one of its neighbours in the row
-            (:func:`~stereopsis.geometry.fill_from_background`), because it lies behind; where the right view's map is the
-            farther one, either may be wrong, and the left one is kept. Without, neither is valid.
+            (:func:`~stereopsis.geometry.fill_from_background`), because it lies behind; where the right view's map is
+            the farther one, either may be wrong, and the left one is kept. Without, neither is valid.
         previous: passed on with the left view alone.
         options: passed on with both.
 

@@ -27,7 +27,7 @@ from torch import nn
 from stereopsis.data import textures
 from stereopsis.data.textures import TextureBank, installed_photos, make_bank
 from stereopsis.io.atomic import atomic_write, atomic_write_text
-from stereopsis.memory import keep_large_blocks
+from stereopsis.ops.memory import keep_large_blocks
 from stereopsis.training import loop
 from stereopsis.training.initial import start_from
 from stereopsis.training.publish import publish

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stereopsis.types import Depth
-from stereopsis.upsampling.resample import Enlargement, unpack
+from stereopsis.upsampling.upsample import Enlargement, unpack
 from stereopsis.zoo.registry import register
 
 LUMA = (0.299, 0.587, 0.114)

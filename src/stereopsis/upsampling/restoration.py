@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from stereopsis.types import Depth
 from stereopsis.upsampling.dkn import DKN
-from stereopsis.upsampling.resample import upsample
+from stereopsis.upsampling.upsample import upsample
 
 
 def denoise(model: nn.Module, image: Float[Tensor, "b c h w"], depth: Depth, iterations: int = 1) -> Depth:

@@ -30,7 +30,7 @@ from stereopsis.io import read_depth, read_image, write_depth, write_disparity, 
 from stereopsis.ops.memory import keep_large_blocks
 from stereopsis.pipeline.sequence import SequenceMatcher
 from stereopsis.types import Depth, StereoPair
-from stereopsis.upsampling.resample import upsample
+from stereopsis.upsampling.upsample import upsample
 from stereopsis.visualization import colorize
 from stereopsis.visualization.points import depth_picture
 from stereopsis.zoo import get_entry, list_models, load

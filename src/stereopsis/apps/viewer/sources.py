@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from stereopsis.apps.viewer.frames import Frame, points_of
 from stereopsis.calibration import StereoCalibration, read_calibration
+from stereopsis.calibration.rectification import RectifiedPair, read_cameras, rectify_pair
 from stereopsis.compression.bitstream import Reader
 from stereopsis.compression.codec import PairCodec, calibration_of
 from stereopsis.geometry import disparity_to_depth
@@ -32,7 +33,6 @@ from stereopsis.io.frames import open_frames
 from stereopsis.io.maps import ARRAY_SUFFIXES
 from stereopsis.pipeline import match as matching
 from stereopsis.pipeline.sequence import ColorRange
-from stereopsis.rectification import RectifiedPair, read_cameras, rectify_pair
 from stereopsis.types import Depth, Disparity, StereoPair
 
 FLOAT_MAPS = (".pfm", *ARRAY_SUFFIXES)

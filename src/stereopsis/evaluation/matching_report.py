@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from stereopsis.apps.demo.page import BAR, FAINT, GAP, INK, PAPER, STYLE
-from stereopsis.evaluation.benchmarks import METRICS, Outcome
+from stereopsis.evaluation.matching import METRICS, Outcome
 from stereopsis.evaluation.metrics import disparity_metrics
 from stereopsis.evaluation.protocols import PROTOCOLS
 from stereopsis.geometry.holes import fill_from_background
@@ -88,7 +88,7 @@ class Report:
         return path
 
     def write(self, result: dict[str, Any]) -> Path:
-        """Write ``index.html`` for what :func:`~stereopsis.evaluation.benchmarks.evaluate_matching` returned.
+        """Write ``index.html`` for what :func:`~stereopsis.evaluation.matching.evaluate_matching` returned.
 
         Raises:
             OSError: the file cannot be written.

@@ -239,7 +239,7 @@ def peak_megabytes(contender: Contender, size: tuple[int, int]) -> float | None:
     if not STATUS.is_file():
         return None
     job = json.dumps({"contender": asdict(contender), "size": size, "threads": torch.get_num_threads()})
-    code = "import torch; from stereopsis.bench import _peak_of_this_process as peak; peak()"
+    code = "import torch; from stereopsis.evaluation.speed import _peak_of_this_process as peak; peak()"
     # without what a parent's tests or shells have set for Python
     done = subprocess.run([sys.executable, "-c", code], input=job, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -16,7 +16,7 @@ from stereopsis.visualization import colorize, error_map
 from stereopsis.visualization.points import depth_picture, on_surfaces, render_points
 
 if TYPE_CHECKING:
-    from stereopsis.evaluation.pipeline import PipelineResult, Truth
+    from stereopsis.evaluation.end_to_end import PipelineResult, Truth
 
 WIDTH = 1000  # of the largest picture in the page
 COLUMNS = (("epe", "EPE px"), ("bad1", "bad-1 %"), ("bad2", "bad-2 %"), ("bad3", "bad-3 %"), ("d1", "D1 %"))
@@ -28,7 +28,7 @@ def pipeline_page(
     """The page.
 
     Args:
-        result: of :func:`~stereopsis.evaluation.pipeline.run_pipeline`.
+        result: of :func:`~stereopsis.evaluation.end_to_end.run_pipeline`.
         facts: what ``report.json`` says beside its numbers: ``left``, ``right``, ``codec``, ``matcher``, ``upsampler``.
         files: that lie beside the page, to be linked.
         truth: that the result was measured against.

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from stereopsis.calibration import RawRigError, Rectification, StereoCalibration, StereoRig, read_calibration, read_rig
-from stereopsis.doctor import FEWEST_MATCHES, find_matches
+from stereopsis.calibration.diagnosis import FEWEST_MATCHES, find_matches
 
 Choice = Literal["auto", "yes", "no"]
 # Two medians closer than this do not tell raw views from rectified ones.
