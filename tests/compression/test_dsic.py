@@ -203,8 +203,8 @@ def test_training_sees_what_runs(codec):
 def test_symbols_come_back_exactly(codec, monkeypatch, size, quality):
 
     seen = []
-    original = conditional.checksum
-    monkeypatch.setattr(conditional, "checksum", lambda s, start=0: seen.append(s.copy()) or original(s, start))
+    original = dsic_entropy.checksum
+    monkeypatch.setattr(dsic_entropy, "checksum", lambda s, start=0: seen.append(s.copy()) or original(s, start))
     pair = StereoPair(photo(*size), photo(*size, 1.0))
     content = codec.compress(pair, quality)
     written = seen.copy()
