@@ -17,7 +17,7 @@ FAMILIES = ("matching", "upsampling", "compression")
 # What each folder may import of the package, beside itself.
 ALLOWED = {"ops": ("stereopsis.types",)} | dict.fromkeys(FAMILIES, (*COMMON, "stereopsis.zoo.registry"))
 # A file of a codec holds the rig, which comes back with the pair.
-ALLOWED["compression"] += ("stereopsis.calibration",)
+ALLOWED["compression"] += ("stereopsis.calibration", "stereopsis.io.images")
 # Drawn from here, so that a new module is under the rule without being named.
 GUARDED = [(folder, file) for folder in ALLOWED for file in sorted((ROOT / folder).rglob("*.py"))]
 

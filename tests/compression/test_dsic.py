@@ -201,6 +201,7 @@ def test_training_sees_what_runs(codec):
 @pytest.mark.parametrize("size", [(64, 64), (1, 1), (47, 81), (65, 127)])
 @pytest.mark.parametrize("quality", [1.0, 4.3, 8.0])
 def test_symbols_come_back_exactly(codec, monkeypatch, size, quality):
+    from stereopsis.compression import dsic_entropy
 
     seen = []
     original = dsic_entropy.checksum
