@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stereopsis.calibration import StereoCalibration
+from stereopsis.data.finish import SurfacePoints, finish, finish_numbers
 from stereopsis.data.shapes import HOLES, NUMBERS, OPEN, SOLID, THIN, holes, inside
 from stereopsis.data.textures import TextureBank, sample_bank
 
@@ -41,6 +42,9 @@ class SceneConfig:
         open, thin, pierced: chances that an object is a grating, wheel, frame and the like; a pole or wire; has holes.
         glossy: chance that a surface shows a highlight that stands elsewhere in the right view.
         fog: chance that the air takes contrast from what is far.
+        panels, reflections: chances that a surface other than the farthest is a panel of two flat colours, or reflects
+            (:mod:`.finish`).
+        boards: chance that an object is a calibration board.
     """
 
     height: int = 256
@@ -55,6 +59,9 @@ class SceneConfig:
     pierced: float = 0.2
     glossy: float = 0.15
     fog: float = 0.1
+    panels: float = 0.0
+    reflections: float = 0.0
+    boards: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -132,6 +139,7 @@ class Surface:
     angle: Tensor
     bend: Tensor
     numbers: Tensor  # (b, NUMBERS + 4 HOLES, 1, 1)
+    board: bool = False
 
     def window(self, height: int, width: int, *, right: bool) -> tuple[slice, slice]:
         """Rows and columns of a view that it may touch in any sample."""
@@ -316,11 +324,15 @@ def _draw_surfaces(seed: int, batch: int, config: SceneConfig) -> tuple[list[Sur
                 surfaces.append(_facade(numbers[:, 1 + side], horizon, *distance, sign, config))
     elif u[2] < 0.4:
         surfaces = surfaces[:1]
+    boards = torch.rand(count, generator=torch.Generator().manual_seed(seed + 4)) < config.boards
     for k, (which, curve, pierce, kind) in enumerate(kinds):
         r = numbers[:, k + 3].clone()
         r[:, 0] = far + (near - far) * r[:, 0] ** (2.0 if road else 1.2)
         family = THIN if which < config.thin else OPEN if which < config.thin + config.open else SOLID
         shape = family[int(kind * len(family))]
+        if boards[k]:
+            surfaces.append(replace(_surface("box", False, False, r, config), board=True))
+            continue
         pierced = family is SOLID and pierce < config.pierced / max(1 - config.thin - config.open, 1e-6)
         surfaces.append(_surface(shape, curve < 0.3 and family is not THIN, pierced, r, config))
     return surfaces, look[:, : len(surfaces)]
@@ -383,7 +395,14 @@ def _slopes(surfaces: list[Surface], winner: Tensor, x: Tensor, y: Tensor) -> tu
 
 
 def _paint(
-    view: _View, surfaces: list[Surface], look: Tensor, bank: TextureBank, config: SceneConfig, *, right: bool
+    view: _View,
+    surfaces: list[Surface],
+    look: Tensor,
+    finishes: Tensor | None,
+    bank: TextureBank,
+    config: SceneConfig,
+    *,
+    right: bool,
 ) -> Tensor:
     """Texture, tint, shading, a shadow and, on glossy surfaces, a highlight, which moves between the views."""
     b, count, _ = look.shape
@@ -419,7 +438,12 @@ def _paint(
     tint = torch.stack([r, g, bl], 1)
     light = 1 + shade * (sx * p + sy * q + phase).sin()
     light = light * (1 - shadow * (cut_x * p + cut_y * q + cut).sigmoid())
-    color.mul_(gain[:, None]).add_((0.5 + offset - 0.5 * gain)[:, None]).mul_(tint).mul_(light[:, None])
+    color.mul_(gain[:, None]).add_((0.5 + offset - 0.5 * gain)[:, None])
+    if finishes is not None:
+        rx, ry, turn = _gather(surfaces, view.surface, "radius_x", "radius_y", "angle")
+        points = SurfacePoints(view.surface, p, q, view.x, view.y, view.disparity, rx, ry, turn, right)
+        color = finish(color, points, finishes, bank, config.panels, config.reflections)
+    color.mul_(tint).mul_(light[:, None])
     if gloss.any():
         glow = gloss * torch.exp(-((p - glow_x) * glow_size).square() - ((q - glow_y) * glow_size).square())
         color.add_(glow[:, None])
@@ -467,13 +491,17 @@ def render(seed: int, batch: int, bank: TextureBank, config: SceneConfig) -> Sce
     amount = torch.rand(batch, 1, 1, 1, generator=generator).to(device) ** 2
     field = F.interpolate(coarse * amount, size=(config.height, config.width), mode="bicubic", align_corners=True)[:, 0]
     right = _see(surfaces, x, y + field, right=True)
+    finishes = None
+    if config.panels or config.reflections or config.boards:
+        boards = [surface.board for surface in surfaces]
+        finishes = finish_numbers(seed + 3, batch, boards).to(device)
     # of the rig and the air; drawn last, so that it does not change what stands in the scene
     focal, baseline, foggy, thick, grey = torch.rand(5, batch, generator=torch.Generator().manual_seed(seed + 2))
     air = (foggy < config.fog) * (0.5 + 4 * thick.square())
     color = (0.5 + 0.5 * grey).view(-1, 1, 1, 1).to(device)
 
     def picture(view: _View, *, right: bool) -> Tensor:
-        painted = _paint(view, surfaces, look, bank, config, right=right)
+        painted = _paint(view, surfaces, look, finishes, bank, config, right=right)
         if not air.any():
             return painted
         clear = torch.exp(-air.view(-1, 1, 1, 1).to(device) / view.disparity[:, None].clamp(min=0.1))

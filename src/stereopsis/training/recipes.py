@@ -24,6 +24,8 @@ __all__ = ["RECIPES", "CodecLossConfig", "DKNLossConfig", "Phase", "Recipe", "ov
 
 _CAMERAS = AugmentConfig(brightness=0.4, contrast=0.3, asymmetric=0.1)
 _GAPS = {"open": 0.55, "thin": 0.3, "pierced": 0.3}
+_FLAT = {"panels": 0.15, "reflections": 0.15, "boards": 0.08}
+_GAPS_FLAT = {**_GAPS, **_FLAT}
 # a guide stays where its depth is
 _GUIDES = replace(_CAMERAS, occluder=0.0, motion=0.05)
 _ROOMS = SceneConfig(256, 256, max_disparity=100, surfaces=(3, 14))
@@ -126,6 +128,23 @@ RECIPES = {
             warmup=100,
             ema=0.999,
             seed=50_000_000,
+            loss=replace(SHORT_RUN, initialization_weight=2),
+        ),
+        # from hitnet.turns' end: flat panels, boards and reflections among all that came before
+        Recipe(
+            name="hitnet.surfaces",
+            model="hitnet.scenes",
+            phases=5
+            * (
+                Phase(200, 2, 224, SceneConfig(256, 640, max_disparity=210, surfaces=(4, 14), **_FLAT), _CAMERAS),
+                Phase(200, 2, 144, SceneConfig(256, 640, max_disparity=130, surfaces=(8, 30), **_GAPS_FLAT), _CAMERAS),
+                Phase(200, 2, 208, SceneConfig(256, 640, max_disparity=200, surfaces=(6, 22), **_GAPS_FLAT), _CAMERAS),
+            ),
+            learning_rate=1e-3,
+            vector_learning_rate=1.7e-4,
+            warmup=100,
+            ema=0.999,
+            seed=60_000_000,
             loss=replace(SHORT_RUN, initialization_weight=2),
         ),
         Recipe(
