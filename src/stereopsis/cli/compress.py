@@ -36,6 +36,7 @@ def compress(
     weights: Path | None = None,
     quality: float | None = None,
     target_bpp: float | None = None,
+    effort: int = 0,
     calibration: Path | None = None,
     append: bool = False,
     device: str = "cpu",
@@ -53,6 +54,7 @@ def compress(
         weights: Safetensors file in place of the shipped weights; decompressing needs it too.
         quality: 1 (small) to 8 (good), also between, in sixteenths; 4 if not given.
         target_bpp: Bits a pixel in place of a quality; each pair gets the best quality that does not exceed them.
+        effort: 0 (fast) to 3 (small files): how long to look for the best coding of each view. DSIC offers 0 only.
         calibration: Calibration file of the rig, to be kept in the file.
         append: Add to a file that is there, written by the same weights.
         device: Where to compute, e.g. cpu or cuda.
@@ -62,6 +64,7 @@ def compress(
     from stereopsis.calibration import read_calibration
     from stereopsis.compression.bitstream import pack_header
     from stereopsis.compression.codec import level_of
+    from stereopsis.compression.effort import check_effort
     from stereopsis.io import IMAGE_SUFFIXES, PairPaths
     from stereopsis.io.frames import Frames, open_frames
     from stereopsis.pipeline.runs.archive import Archive
@@ -73,6 +76,7 @@ def compress(
         raise ValueError(f"--target-bpp is {target_bpp:g}; it must be above 0, for example 0.3.")
     wanted = DEFAULT_QUALITY if quality is None else quality
     level_of(wanted)
+    check_effort(effort)
     if append and calibration is not None:
         raise ValueError("--calibration is for a new file, and --append keeps that of the old one; leave one out.")
     rig = None if calibration is None else read_calibration(calibration)
@@ -84,7 +88,7 @@ def compress(
     else:
         frames = open_frames(left, right, topics=sequence.topics, tolerance=sequence.sync_ms / 1000)
     many = not isinstance(frames.source, list) or len(frames.source) > 1
-    options = {"model": model, "weights": weights, "quality": wanted, "target_bpp": target_bpp}
+    options = {"model": model, "weights": weights, "quality": wanted, "target_bpp": target_bpp, "effort": effort}
     options |= {"calibration": calibration, "append": append, "checksum of the weights": identity_of(model, weights)}
     archive = Archive(
         out,
@@ -93,7 +97,7 @@ def compress(
         overwrite=sequence.overwrite,
         resumable=many,
     )
-    job = CompressJob(model, weights, wanted, target_bpp, device, alone, rig, append)
+    job = CompressJob(model, weights, wanted, target_bpp, effort, device, alone, rig, append)
     job.expected, job.finished = archive.header if append else None, archive.names
     earlier = len(archive.failed)  # failures of an interrupted run are told again
 
@@ -150,6 +154,7 @@ class CompressJob(Job):
     weights: Path | None
     quality: float
     target_bpp: float | None
+    effort: int
     device: str
     alone: bool
     rig: StereoCalibration | None
@@ -184,10 +189,10 @@ class CompressJob(Job):
         start = time.perf_counter()
         header = self.codec.header(images)
         if self.target_bpp is None:
-            record = self.codec.compress_record(images, self.quality)
+            record = self.codec.compress_record(images, self.quality, self.effort)
         else:
             head = len(pack_header(header)) if frame.index == 0 and not self.append else 0
-            record = self.codec.record_of_rate(images, self.target_bpp, head)
+            record = self.codec.record_of_rate(images, self.target_bpp, head, self.effort)
         row = {
             "name": frame.name,
             "width": record.width,

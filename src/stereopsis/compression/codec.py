@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from stereopsis.compression.bitstream import FINGERPRINT, Header, Reader, Record, Stream, check_size, pack
+from stereopsis.compression.effort import check_effort
 from stereopsis.types import StereoPair
 
 QUALITIES = 8
@@ -57,8 +58,15 @@ class PairCodec(nn.Module):
         self._memory: dict[str, Any] = {}
 
     @abstractmethod
-    def encode(self, views: list[Float[Tensor, "1 3 h w"]], level: int) -> list[Stream]:
-        """The streams of one or two views."""
+    def encode(self, views: list[Float[Tensor, "1 3 h w"]], level: int, effort: int = 0) -> list[Stream]:
+        """The streams of one or two views.
+
+        Args:
+            effort: 0 to 3; see :meth:`compress`.
+
+        Raises:
+            ValueError: an effort that the codec does not offer.
+        """
 
     @abstractmethod
     def decode(self, streams: list[Stream], size: tuple[int, int], level: int) -> list[Float[Tensor, "1 3 h w"]]:
@@ -77,6 +85,7 @@ class PairCodec(nn.Module):
         pair: StereoPair | Float[Tensor, "1 c h w"],
         quality: float = 4.0,
         *,
+        effort: int = 0,
         metadata: Mapping[str, Any] | None = None,
     ) -> bytes:
         """A file of one pair, or of one image.
@@ -84,12 +93,13 @@ class PairCodec(nn.Module):
         Args:
             pair: of any size, RGB or grey; its calibration is written too.
             quality: 1 (small) to 8 (good), in sixteenths.
+            effort: 0 (fast) to 3 (small files): how long the encoder looks for better latents; decoding stays as it is.
             metadata: anything else that JSON holds, to be kept in the file.
 
         Raises:
-            ValueError: more than one pair, values that are not finite, or a size or quality beyond the limits.
+            ValueError: more than one pair, values that are not finite, or a size, quality or effort beyond the limits.
         """
-        return pack(self.header(pair, metadata), [self.compress_record(pair, quality)])
+        return pack(self.header(pair, metadata), [self.compress_record(pair, quality, effort)])
 
     def decompress(
         self, content: bytes, index: int = 0, *, side: Tensor | None = None, side_is: SideView = "right"
@@ -111,9 +121,12 @@ class PairCodec(nn.Module):
         return self.decompress_record(reader.record(index), reader.header, side, side_is)
 
     @torch.inference_mode()
-    def compress_record(self, pair: StereoPair | Float[Tensor, "1 c h w"], quality: float = 4.0) -> Record:
+    def compress_record(
+        self, pair: StereoPair | Float[Tensor, "1 c h w"], quality: float = 4.0, effort: int = 0
+    ) -> Record:
         """A pair as one record of a file; arguments and errors as of :meth:`compress`."""
         level = level_of(quality)
+        check_effort(effort)
         views = [pair.left, pair.right] if isinstance(pair, StereoPair) else [pair]
         batch, channels, height, width = views[0].shape
         if batch != 1 or channels not in (1, 3):
@@ -123,16 +136,19 @@ class PairCodec(nn.Module):
             raise ValueError("the image holds values that are not finite; replace them first.")
         device = next(self.parameters()).device
         ready = [view.to(device, torch.float32).clamp(0, 1).expand(-1, 3, -1, -1) for view in views]
-        record = Record(len(views), channels, level, width, height, tuple(self.encode(ready, level)))
+        record = Record(len(views), channels, level, width, height, tuple(self.encode(ready, level, effort)))
         return _bound(record)
 
-    def record_of_rate(self, pair: StereoPair | Float[Tensor, "1 c h w"], bpp: float, extra: int = 0) -> Record:
+    def record_of_rate(
+        self, pair: StereoPair | Float[Tensor, "1 c h w"], bpp: float, extra: int = 0, effort: int = 0
+    ) -> Record:
         """A pair in the best quality that does not exceed a rate.
 
         Args:
             pair: as for :meth:`compress`.
             bpp: bits of the record, and of the extra bytes, a pixel of all views.
             extra: bytes that are counted too, as those of the file's header.
+            effort: as for :meth:`compress`, of each of about seven qualities that are tried.
 
         Raises:
             ValueError: even quality 1 exceeds it; or as :meth:`compress`.
@@ -140,7 +156,7 @@ class PairCodec(nn.Module):
         best, low, high = None, 0, LEVELS - 1
         while low <= high:
             level = (low + high) // 2
-            record = self.compress_record(pair, quality_of(level))
+            record = self.compress_record(pair, quality_of(level), effort)
             rate = 8 * (record.bytes + extra) / (record.views * record.width * record.height)
             if rate <= bpp:
                 best, low = record, level + 1

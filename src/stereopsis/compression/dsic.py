@@ -355,7 +355,9 @@ class DSIC(PairCodec):
 
     # --- coding
 
-    def encode(self, views: list[Float[Tensor, "1 3 h w"]], level: int) -> list[Stream]:
+    def encode(self, views: list[Float[Tensor, "1 3 h w"]], level: int, effort: int = 0) -> list[Stream]:
+        if effort:
+            raise ValueError(f"effort is {effort}, but {self.name} encodes with effort 0 only; leave it out.")
         x1, *others = (pad_to_stride(view) - 0.5 for view in views)
         y1, h1 = self.g_a1.run(x1)
         stream, y_hat = self.view1.encode(y1, level, None)

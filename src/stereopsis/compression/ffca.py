@@ -383,8 +383,8 @@ class FFCA(SideViewCodec):
 
     # --- coding
 
-    def encode(self, views: list[Float[Tensor, "1 3 h w"]], level: int) -> list[Stream]:
-        return self.base.encode(views, level)
+    def encode(self, views: list[Float[Tensor, "1 3 h w"]], level: int, effort: int = 0) -> list[Stream]:
+        return self.base.encode(views, level, effort)
 
     def decode_beside(
         self,

@@ -51,7 +51,7 @@ from stereopsis.compression.entropy import MEAN_BITS, Decoder, Encoder, Factoriz
 from stereopsis.compression.integer import IntegerNet, to_fixed
 from stereopsis.compression.layers import FAST, START_SCALE, conv, deconv, round_through
 from stereopsis.compression.losses import luma_matrix
-from stereopsis.compression.single import Code, HyperpriorCodec, start_at_zero, start_of_scales
+from stereopsis.compression.single import Code, HyperpriorCodec, Rounding, start_at_zero, start_of_scales
 from stereopsis.io.images import bits_of
 from stereopsis.zoo.registry import register
 
@@ -60,6 +60,8 @@ PIXELS = 3 * BLOCK**2
 STEPS = ((0, 0), (1, 1), (0, 1), (1, 0))  # row and column of each step's positions, modulo 2
 # A network's unit of a table index is 2^3 tables, about as large a change as a unit of the mean.
 INDEX_BITS = 3
+# By which weights of the linear path are stored larger: Adam's steps, which suit new weights, then turn it more slowly.
+SLOW = 4.0
 START_DEVIATION = 1.5  # of z at the start of the training, in its steps
 # Deviation below which a component of a block is not stretched to variance 1: it holds little but noise of the camera.
 FLOOR = 0.01
@@ -123,9 +125,9 @@ class Linear(nn.Conv2d):
         """Take a matrix for the first rows and columns; other rows become 0, other columns keep random numbers."""
         rows, columns = weight.shape
         self.weight[rows:] = 0
-        self.weight[:rows, :columns] = weight.to(self.weight)[..., None, None]
+        self.weight[:rows, :columns] = SLOW * weight.to(self.weight)[..., None, None]
         self.log_in[:columns] = before.log().to(self.weight)
-        self.log_out[:rows] = after.log().to(self.weight)
+        self.log_out[:rows] = (after / SLOW).log().to(self.weight)
         assert self.bias is not None
         self.bias.zero_()
 
@@ -300,7 +302,9 @@ class Hyperprior2(HyperpriorCodec):
         last.weight *= START_DEVIATION / self.h_a(encoder(images - 0.5)).std()
         self.forget()
 
-    def _distribution(self, y: Tensor, features: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
+    def _distribution(
+        self, y: Tensor, features: Tensor, gain: Tensor, rounding: Rounding = round_through
+    ) -> tuple[Tensor, Tensor]:
         if not self.config.context:
             return self._scaled(features, gain)
         means, indices, known = ([torch.zeros_like(y[..., ::2, ::2])] * 4 for _ in range(3))
@@ -312,7 +316,7 @@ class Hyperprior2(HyperpriorCodec):
                 near = torch.cat([found, self.context[number - 1](context)], 1)
                 found = found + self.correction[number - 1](near)
             means[place], indices[place] = self._scaled(found, gain)
-            y_hat = round_through(y[at] - means[place]) + means[place]
+            y_hat = rounding(y[at] - means[place]) + means[place]
             known[place] = to_fixed(y_hat / gain)
         return _joined(means), _joined(indices)
 
