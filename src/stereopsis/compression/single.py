@@ -175,7 +175,7 @@ class HyperpriorCodec(PairCodec):
         z = z * gain_z
         rounded = rounding(z)
         bits_z = bits(self.prior((noisy(z) if self.training else rounded) / gain_z, 1 / gain_z))
-        features = self.h_s(to_fixed(rounded / gain_z))
+        features = self._features(to_fixed(rounded / gain_z))
 
         y = y * gain
         mean, index = self._distribution(y, features, gain, rounding)
@@ -186,8 +186,12 @@ class HyperpriorCodec(PairCodec):
             p = self.conditional(y_hat, mean, scale_of(round_through(index)))
         return y_hat * inverse, bits(p), bits_z
 
+    def _features(self, z: Float[Tensor, "b n h/4 w/4"]) -> Float[Tensor, "b 2m h w"]:
+        """What h_s predicts, as its whole numbers will."""
+        return self.h_s(z)
+
     def _precision(self, x: Tensor) -> torch.autocast:
-        """For g_a and g_s alone, because the rest is to come out as its whole numbers will."""
+        """Of convolutions that need not come out as whole numbers will."""
         return torch.autocast(x.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32)
 
     def _gains(self, quality: Float[Tensor, " b"]) -> tuple[Tensor, Tensor, Tensor]:

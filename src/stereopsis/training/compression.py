@@ -315,7 +315,8 @@ def make_optimizers(recipe: Recipe, model: nn.Module) -> list[torch.optim.Optimi
         parts[any(part in TRANSFORMS for part in name.split("."))].append(parameter)
     rates = {True: recipe.learning_rate, False: recipe.vector_learning_rate}
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return [kind(parts[key], lr=rates[key], weight_decay=recipe.weight_decay) for key in (True, False)]
+    decay = recipe.weight_decay  # one pass over the weights in place of ten
+    return [kind(parts[key], lr=rates[key], weight_decay=decay, fused=True) for key in (True, False)]
 
 
 def begin(model: nn.Module, recipe: Recipe) -> None:

@@ -173,10 +173,13 @@ RECIPES = {
         Recipe(
             name="hyperprior2.photos",
             model="hyperprior2.photos",
-            phases=(Phase(60_000, 2, 0, SceneConfig(256, 256, max_disparity=80, surfaces=(3, 10)), _GUIDES),),
-            learning_rate=1e-3,
+            phases=tuple(
+                Phase(steps, scenes, 0, SceneConfig(256, 256, max_disparity=80, surfaces=(3, 10)), _GUIDES)
+                for steps, scenes in ((10_000, 1), (50_000, 2))
+            ),
+            learning_rate=5e-4,
             weight_decay=0.0,
-            vector_learning_rate=1e-3,
+            vector_learning_rate=2e-3,
             warmup=200,
             clip=0.5,
             ema=0.999,
