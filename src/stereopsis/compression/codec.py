@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import struct
 import zlib
@@ -40,6 +41,18 @@ def level_of(quality: float) -> int:
 def quality_of(level: int) -> float:
     """The quality that a level stands for."""
     return 1 + level / STEPS
+
+
+def _exactly(method: Callable[..., T]) -> Callable[..., T]:
+    """Runs a codec's method in inference mode and without the caller's autocast, which would change its numbers."""
+
+    @functools.wraps(method)
+    def run(self: PairCodec, *arguments: Any, **options: Any) -> T:
+        device = next(self.parameters()).device.type
+        with torch.inference_mode(), torch.autocast(device, enabled=False):
+            return method(self, *arguments, **options)
+
+    return run
 
 
 class PairCodec(nn.Module):
@@ -120,7 +133,7 @@ class PairCodec(nn.Module):
         self.check_header(reader.header)
         return self.decompress_record(reader.record(index), reader.header, side, side_is)
 
-    @torch.inference_mode()
+    @_exactly
     def compress_record(
         self, pair: StereoPair | Float[Tensor, "1 c h w"], quality: float = 4.0, effort: int = 0
     ) -> Record:
@@ -167,7 +180,7 @@ class PairCodec(nn.Module):
         assert best is not None
         return best
 
-    @torch.inference_mode()
+    @_exactly
     def decompress_record(
         self, record: Record, header: Header, side: Tensor | None = None, side_is: SideView = "right"
     ) -> StereoPair | Float[Tensor, "1 c h w"]:
@@ -266,6 +279,10 @@ class PairCodec(nn.Module):
     def forget(self) -> None:
         """Forget what was computed of the weights."""
         self._memory.clear()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles take along: not what can be computed again, of which some cannot be copied."""
+        return self.__dict__ | {"_memory": {}}
 
     def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
         self.forget()

@@ -167,7 +167,7 @@ class CostVolume(nn.Module):
         self.project: nn.Module | None = None
         if config.matching:
             self.project = nn.Sequential(conv(channels, config.matching, k, 1), nn.GroupNorm(1, config.matching))
-            self.sharpness = nn.Parameter(torch.tensor(SHARPNESS))
+            self.sharpness = nn.Parameter(torch.tensor(SHARPNESS, dtype=torch.float32))
             inputs += candidates
         self.costs = nn.Sequential(*blocks(inputs), conv(n, candidates, k, 1))
 

@@ -228,7 +228,7 @@ class EntropyModel(nn.Module):
         super().__init__()
         self.config = config
         m, n, k = config.latent, config.hyper, config.kernel
-        exponents = torch.linspace(-0.25, 0.25, QUALITIES) * math.log(LAMBDA_MAX / LAMBDA_MIN)
+        exponents = torch.linspace(-0.25, 0.25, QUALITIES, dtype=torch.float32) * math.log(LAMBDA_MAX / LAMBDA_MIN)
         self.log_gain = nn.Parameter(exponents[:, None].repeat(1, m))
         self.log_inverse = nn.Parameter(-exponents[:, None].repeat(1, m))
         self.predictor: nn.Module | None = None
@@ -237,7 +237,7 @@ class EntropyModel(nn.Module):
         rows, channels = LEVELS, m
         if config.hyperprior:
             self.h_a = nn.Sequential(conv(m, n, k, 1), nn.ReLU(), conv(n, n), nn.ReLU(), conv(n, n))
-            self.log_gain_z = nn.Parameter(torch.zeros(QUALITIES, n))
+            self.log_gain_z = nn.Parameter(torch.zeros(QUALITIES, n, dtype=torch.float32))
             self.register_buffer("z_step", torch.zeros(QUALITIES, n, dtype=torch.int32))
             rows, channels = QUALITIES, n
         if config.hyperprior or not conditional:
@@ -304,7 +304,7 @@ class EntropyModel(nn.Module):
         for module in self.modules():
             if isinstance(module, IntegerNet):
                 module.freeze()
-        levels = torch.tensor([quality_of(level) for level in range(LEVELS)]).to(self.log_gain)
+        levels = torch.tensor([quality_of(level) for level in range(LEVELS)], dtype=torch.float32).to(self.log_gain)
         gain = self.gains(levels)[0][..., 0, 0].double()
         if "frequencies" in self._buffers:
             frequencies, first = self.prior.tables(self.log_gain_z.exp() if self.config.hyperprior else gain)
@@ -381,7 +381,7 @@ class EntropyModel(nn.Module):
 
     def for_decoder(self, y_hat: Int64[Tensor, "1 m h w"], level: int) -> Float[Tensor, "1 m h w"]:
         """y_hat as ``g_s`` takes it."""
-        _, inverse = self.gains(torch.tensor([quality_of(level)], device=y_hat.device))
+        _, inverse = self.gains(torch.tensor([quality_of(level)], device=y_hat.device, dtype=torch.float32))
         return ((y_hat.double() / 2**MEAN_BITS).float() * inverse).contiguous(memory_format=FAST)
 
     def _exact(

@@ -52,7 +52,7 @@ class SoftRounding:
         below = x.detach().floor()
         share = (x - below).clamp(EDGE, 1 - EDGE)
         upper = (share.atanh() - (1 - share).atanh()) / self.temperature
-        draw = torch.rand(x.shape, generator=self.generator).to(x).clamp(EDGE, 1 - EDGE)
+        draw = torch.rand(x.shape, generator=self.generator, dtype=torch.float32).to(x).clamp(EDGE, 1 - EDGE)
         return below + ((upper + draw.logit()) / self.temperature).sigmoid()
 
 
@@ -75,7 +75,7 @@ def refine(
     """
     with torch.inference_mode(False), torch.enable_grad():
         generator = torch.Generator().manual_seed(0)
-        wanted = torch.tensor([quality], device=x.device)
+        wanted = torch.tensor([quality], device=x.device, dtype=torch.float32)
         gain, _, gain_z = (part.detach() for part in codec._gains(wanted))
         weight = 255**2 * float(lambda_of(quality))
         x = x.clone()

@@ -77,10 +77,10 @@ class FactorizedPrior(nn.Module):
         for number in range(layers):
             c_in, c_out = self.WIDTHS[number : number + 2]
             start = math.log(math.expm1(spread ** (-1 / layers) / c_out))
-            self.matrices.append(nn.Parameter(torch.full((channels, c_out, c_in), start)))
-            self.biases.append(nn.Parameter(torch.empty(channels, c_out, 1).uniform_(-0.5, 0.5)))
+            self.matrices.append(nn.Parameter(torch.full((channels, c_out, c_in), start, dtype=torch.float32)))
+            self.biases.append(nn.Parameter(torch.empty(channels, c_out, 1, dtype=torch.float32).uniform_(-0.5, 0.5)))
             if number < layers - 1:
-                self.factors.append(nn.Parameter(torch.zeros(channels, c_out, 1)))
+                self.factors.append(nn.Parameter(torch.zeros(channels, c_out, 1, dtype=torch.float32)))
 
     def logits(self, x: Float[Tensor, "c 1 n"]) -> Float[Tensor, "c 1 n"]:
         """The cumulative distribution function before its sigmoid, of n values a channel."""
@@ -190,7 +190,7 @@ def gaussian_tables() -> Int[Tensor, " n"]:
     tables = []
     for index, reach in enumerate(gaussian_reach()):
         distance = torch.arange(-reach, reach + 1, device="cpu").abs().double()
-        scale = scale_of(torch.tensor(float(index), device="cpu").double())
+        scale = scale_of(torch.tensor(float(index), device="cpu", dtype=torch.float64))
         tables.append(to_frequencies(_normal_between(distance, scale)))
     return torch.cat(tables)
 

@@ -180,7 +180,7 @@ class HourglassRefinement(nn.Module):
         nn.init.zeros_(self.out.bias)
         self.reach = config.reach
         if config.pictures:
-            self.sharpness = nn.Parameter(torch.tensor(SHARPNESS))
+            self.sharpness = nn.Parameter(torch.tensor(SHARPNESS, dtype=torch.float32))
         else:
             with torch.no_grad():
                 self.out.bias[config.reach] = CENTRE
@@ -223,8 +223,10 @@ def coarser(shifts: Float[Tensor, "b d h w"], scale: int) -> Float[Tensor, "b _ 
     """Probabilities of shifts in pixels of a coarser scale: averaged over its pixels, a fraction shared between two."""
     reach = shifts.shape[1] // 2
     fewer = -(-reach // scale)
-    fine = torch.arange(-reach, reach + 1, device=shifts.device) / scale
-    share = (1 - (torch.arange(-fewer, fewer + 1, device=shifts.device)[:, None] - fine).abs()).clamp(min=0)
+    fine = torch.arange(-reach, reach + 1, device=shifts.device, dtype=torch.float32) / scale
+    share = (
+        1 - (torch.arange(-fewer, fewer + 1, device=shifts.device, dtype=torch.float32)[:, None] - fine).abs()
+    ).clamp(min=0)
     return torch.einsum("kd,bdhw->bkhw", share.to(shifts), F.avg_pool2d(shifts, scale))
 
 

@@ -103,8 +103,8 @@ class Linear(nn.Conv2d):
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__(c_in, c_out, 1)
-        self.log_in = nn.Parameter(torch.zeros(c_in))
-        self.log_out = nn.Parameter(torch.zeros(c_out))
+        self.log_in = nn.Parameter(torch.zeros(c_in, dtype=torch.float32))
+        self.log_out = nn.Parameter(torch.zeros(c_out, dtype=torch.float32))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b _ h w"]:
         return self._conv_forward(x, self._scaled(), self.bias)

@@ -206,9 +206,9 @@ def quantize(net: nn.Sequential, samples: Iterable[Float[Tensor, "b c h w"]]) ->
         largest = [max(known, y.abs().max().item()) for known, y in zip(largest, outputs, strict=True)]
     if not any(largest):
         raise ValueError("there are no samples to calibrate with; give inputs that the network will see.")
-    bits = [int(torch.tensor(LIMIT / (2 * value or 1.0)).log2().floor()) for value in largest]
+    bits = [int(torch.tensor(LIMIT / (2 * value or 1.0), dtype=torch.float32).log2().floor()) for value in largest]
     for number, layer in enumerate(exact):
         assert isinstance(layer, IntegerConv)
-        layer.fractions.copy_(torch.tensor(bits[number : number + 2]))
+        layer.fractions.copy_(torch.tensor(bits[number : number + 2], dtype=torch.int32))
     exact.freeze()
     return exact

@@ -57,8 +57,8 @@ class GDN(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.beta = nn.Parameter((torch.ones(channels) + PEDESTAL**2).sqrt())
-        self.gamma = nn.Parameter((0.1 * torch.eye(channels) + PEDESTAL**2).sqrt())
+        self.beta = nn.Parameter((torch.ones(channels, dtype=torch.float32) + PEDESTAL**2).sqrt())
+        self.gamma = nn.Parameter((0.1 * torch.eye(channels, dtype=torch.float32) + PEDESTAL**2).sqrt())
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         beta = lower_bound(self.beta, (BETA_MIN + PEDESTAL**2) ** 0.5).square() - PEDESTAL**2

@@ -104,10 +104,10 @@ class HyperpriorCodec(PairCodec):
         self.prior = FactorizedPrior(n)
         self.conditional = GaussianConditional()
         # The best step is as large as the error that lambda allows, whose square it divides.
-        exponents = torch.linspace(-0.25, 0.25, QUALITIES) * math.log(LAMBDA_MAX / LAMBDA_MIN)
+        exponents = torch.linspace(-0.25, 0.25, QUALITIES, dtype=torch.float32) * math.log(LAMBDA_MAX / LAMBDA_MIN)
         self.log_gain = nn.Parameter(exponents[:, None].repeat(1, m))
         self.log_inverse = nn.Parameter(-exponents[:, None].repeat(1, m))
-        self.log_gain_z = nn.Parameter(torch.zeros(QUALITIES, n))
+        self.log_gain_z = nn.Parameter(torch.zeros(QUALITIES, n, dtype=torch.float32))
         # Whole numbers that the decoder's probabilities come from; see finalize().
         self.register_buffer("gaussian", gaussian_tables())
         self.register_buffer("z_frequencies", torch.zeros(QUALITIES, n, 2 * PRIOR_REACH + 2, dtype=torch.int32))
@@ -223,7 +223,9 @@ class HyperpriorCodec(PairCodec):
                 module.freeze()
         gain_z = self.log_gain_z.exp()
         frequencies, first = self.prior.tables(gain_z)
-        gain, _, _ = self._gains(torch.tensor([quality_of(level) for level in range(LEVELS)]).to(gain_z))
+        gain, _, _ = self._gains(
+            torch.tensor([quality_of(level) for level in range(LEVELS)], dtype=torch.float32).to(gain_z)
+        )
         gain = gain[..., 0, 0].double()
         self.gaussian.copy_(gaussian_tables())
         self.z_frequencies.copy_(frequencies)
@@ -304,7 +306,7 @@ class HyperpriorCodec(PairCodec):
         exact = self._latents(z, level, code)
         if check != stream.check:
             raise ValueError(MISMATCH)
-        _, inverse, _ = self._gains(torch.tensor([quality_of(level)], device=device))
+        _, inverse, _ = self._gains(torch.tensor([quality_of(level)], device=device, dtype=torch.float32))
         return ((exact.double() / 2**MEAN_BITS).float() * inverse).contiguous(memory_format=FAST)
 
     def _latents(
@@ -383,7 +385,7 @@ def pad_to_stride(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c H W"]:
 
 def nearest_row(level: int) -> int:
     """Row of the whole quality that is nearest, as ``_gains`` rounds it."""
-    return int(torch.tensor(quality_of(level)).round()) - 1
+    return int(torch.tensor(quality_of(level), dtype=torch.float32).round()) - 1
 
 
 def to_whole(values: Tensor) -> Int64[Tensor, "*shape"]:

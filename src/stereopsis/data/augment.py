@@ -65,7 +65,7 @@ def blur(image: Tensor, sigma: Tensor) -> Tensor:
 
 def _smear(view: Tensor, length: float, angle: float) -> Tensor:
     """Motion blur: the mean of five views moved along a line, (c, h, w)."""
-    steps = torch.linspace(-0.5, 0.5, 5) * length
+    steps = torch.linspace(-0.5, 0.5, 5, dtype=torch.float32) * length
     dx, dy = (steps * math.cos(angle)).round().int().tolist(), (steps * math.sin(angle)).round().int().tolist()
     moved = F.pad(view[None], (4, 4, 4, 4), mode="replicate")[0]
     _, h, w = view.shape
@@ -85,8 +85,8 @@ def _specks(view: Tensor, generator: torch.Generator) -> Tensor:
     """Darkens soft round spots, (c, h, w)."""
     _, h, w = view.shape
     y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-    light = torch.ones(h, w)
-    for cx, cy, radius, depth in torch.rand(4, 4, generator=generator).tolist():
+    light = torch.ones(h, w, dtype=torch.float32)
+    for cx, cy, radius, depth in torch.rand(4, 4, generator=generator, dtype=torch.float32).tolist():
         distance = (x - cx * w).square() + (y - cy * h).square()
         light *= 1 - 0.7 * depth * torch.exp(-distance / (2 * (2 + 0.06 * w * radius) ** 2))
     return view * light.to(view.device)
@@ -101,7 +101,7 @@ def augment(
     device = left.device
 
     def draw(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator).to(device)
+        return torch.rand(*shape, generator=generator, dtype=torch.float32).to(device)
 
     def around_one(spread: float, channels: int = 1) -> Tensor:
         return 1 + (draw(b, channels, 1, 1) * 2 - 1) * spread
@@ -111,9 +111,12 @@ def augment(
     sigma = config.blur * draw(b)
     noise = config.noise * draw(b, 1, 1, 1) ** 2
     # one lens model on both sides: what differs between them is dust and gain
-    across, down = torch.linspace(-1, 1, w, device=device), torch.linspace(-1, 1, h, device=device)[:, None]
+    across, down = (
+        torch.linspace(-1, 1, w, device=device, dtype=torch.float32),
+        torch.linspace(-1, 1, h, device=device, dtype=torch.float32)[:, None],
+    )
     shade = 1 - config.vignette * draw(b, 1, 1, 1) * (across.square() + down.square()) / 2
-    luck = torch.rand(b, 6, generator=generator).tolist()
+    luck = torch.rand(b, 6, generator=generator, dtype=torch.float32).tolist()
     views = []
     for view in (left, right):
         view = blur(view, sigma * (0.9 + 0.2 * draw(b)))
@@ -122,7 +125,7 @@ def augment(
         side = config.asymmetric
         slope, light = contrast * around_one(side), gain * around_one(side) * around_one(side / 2, 3)
         view.mul_(slope).add_(0.5 - 0.5 * slope).mul_(light).mul_(shade).clamp_(1e-4, 1).pow_(around_one(side))
-        rough = torch.randn(view.shape, generator=generator).to(device)
+        rough = torch.randn(view.shape, generator=generator, dtype=torch.float32).to(device)
         views.append(view.addcmul_(rough, noise).clamp_(0, 1))
     left, right = views
     right = right.clone()
@@ -135,7 +138,7 @@ def augment(
             if jpeg < config.jpeg:
                 view[sample] = _jpeg(view[sample], int(30 + 65 * quality))
     for sample in range(b):
-        p = torch.rand(7, generator=generator).tolist()
+        p = torch.rand(7, generator=generator, dtype=torch.float32).tolist()
         if p[0] > config.occluder:
             continue
         height, width = int(h * (0.1 + 0.3 * p[1])), int(w * (0.05 + 0.25 * p[2]))

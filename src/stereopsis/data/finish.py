@@ -52,7 +52,9 @@ def finish_numbers(seed: int, batch: int, boards: Sequence[bool]) -> Float[Tenso
     Args:
         boards: which surfaces are calibration boards; the first surface, behind all others, has no finish.
     """
-    numbers = torch.rand(batch, len(boards), NUMBERS, generator=torch.Generator().manual_seed(seed))
+    numbers = torch.rand(
+        batch, len(boards), NUMBERS, generator=torch.Generator().manual_seed(seed), dtype=torch.float32
+    )
     numbers[:, 0, :2] = 1.0
     for number, board in enumerate(boards):
         if board:

@@ -13,10 +13,10 @@ NEAR, FAR = 20, 8  # pixels of disparity of the two planes of a pair
 def pattern(height: int, width: int, seed: int = 0, channels: int = 3) -> Float[Tensor, "1 c h w"]:
     """Noise of several scales, in [0, 1]."""
     generator = torch.Generator().manual_seed(seed)
-    total = torch.zeros(1, channels, height, width)
+    total = torch.zeros(1, channels, height, width, dtype=torch.float32)
     for scale in (2, 4, 8, 16, 32):
         size = height // scale + 2, width // scale + 2
-        noise = torch.rand(1, channels, *size, generator=generator)
+        noise = torch.rand(1, channels, *size, generator=generator, dtype=torch.float32)
         total += scale**0.5 * F.interpolate(noise, (height, width), mode="bilinear")
     low, high = total.amin(), total.amax()
     return (total - low) / (high - low)

@@ -105,7 +105,7 @@ class SceneBatch:
     def mirrored(self) -> SceneBatch:
         """The scene in a mirror: the flipped right view becomes the left one."""
         flip = lambda t: t.flip(-1)  # noqa: E731
-        sign = torch.tensor([-1.0, 1.0], device=self.slant.device).view(1, 2, 1, 1)
+        sign = torch.tensor([-1.0, 1.0], device=self.slant.device, dtype=torch.float32).view(1, 2, 1, 1)
         return replace(
             self,
             left=flip(self.right),
@@ -301,13 +301,13 @@ def _background(r: Tensor, config: SceneConfig, far: Tensor, near: Tensor, road:
 def _draw_surfaces(seed: int, batch: int, config: SceneConfig) -> tuple[list[Surface], Tensor]:
     """The surfaces of a scene and uniform numbers for the appearance of each, (b, surfaces, LOOK_NUMBERS)."""
     generator = torch.Generator().manual_seed(seed)
-    u = torch.rand(8, generator=generator).tolist()
+    u = torch.rand(8, generator=generator, dtype=torch.float32).tolist()
     road = u[0] < config.road
     least, most = config.surfaces
     count = least + int(u[1] * (most - least + 1))
-    numbers = torch.rand(batch, count + 3, SURFACE_NUMBERS, generator=generator)
-    kinds = torch.rand(count, 4, generator=generator).tolist()
-    look = torch.rand(batch, count + 4, LOOK_NUMBERS, generator=generator)
+    numbers = torch.rand(batch, count + 3, SURFACE_NUMBERS, generator=generator, dtype=torch.float32)
+    kinds = torch.rand(count, 4, generator=generator, dtype=torch.float32).tolist()
+    look = torch.rand(batch, count + 4, LOOK_NUMBERS, generator=generator, dtype=torch.float32)
 
     first = numbers[:, 0]
     near = torch.exp(math.log(20) + first[:, 10] * (math.log(config.max_disparity * 0.9) - math.log(20)))
@@ -324,7 +324,7 @@ def _draw_surfaces(seed: int, batch: int, config: SceneConfig) -> tuple[list[Sur
                 surfaces.append(_facade(numbers[:, 1 + side], horizon, *distance, sign, config))
     elif u[2] < 0.4:
         surfaces = surfaces[:1]
-    boards = torch.rand(count, generator=torch.Generator().manual_seed(seed + 4)) < config.boards
+    boards = torch.rand(count, generator=torch.Generator().manual_seed(seed + 4), dtype=torch.float32) < config.boards
     for k, (which, curve, pierce, kind) in enumerate(kinds):
         r = numbers[:, k + 3].clone()
         r[:, 0] = far + (near - far) * r[:, 0] ** (2.0 if road else 1.2)
@@ -352,7 +352,7 @@ def _see(surfaces: list[Surface], x: Tensor, y: Tensor, *, right: bool) -> _View
     """The nearest surface at every pixel; the first surface covers the view."""
     shape = torch.broadcast_shapes(x.shape, y.shape, surfaces[0].a.shape)
     x, y = x.expand(shape), y.expand(shape)
-    best = torch.full(shape, -1.0, device=x.device)
+    best = torch.full(shape, -1.0, device=x.device, dtype=torch.float32)
     best_x = x.clone() if right else x
     winner = torch.zeros(shape, dtype=torch.long, device=x.device)
     for number, surface in enumerate(surfaces):
@@ -487,8 +487,10 @@ def render(seed: int, batch: int, bank: TextureBank, config: SceneConfig) -> Sce
 
     left = _see(surfaces, x, y[None], right=False)
     generator = torch.Generator().manual_seed(seed + 1)
-    coarse = (torch.rand(batch, 1, 3, 4, generator=generator) * 2 - 1).to(device) * config.vertical_offset
-    amount = torch.rand(batch, 1, 1, 1, generator=generator).to(device) ** 2
+    coarse = (torch.rand(batch, 1, 3, 4, generator=generator, dtype=torch.float32) * 2 - 1).to(
+        device
+    ) * config.vertical_offset
+    amount = torch.rand(batch, 1, 1, 1, generator=generator, dtype=torch.float32).to(device) ** 2
     field = F.interpolate(coarse * amount, size=(config.height, config.width), mode="bicubic", align_corners=True)[:, 0]
     right = _see(surfaces, x, y + field, right=True)
     finishes = None
@@ -496,7 +498,9 @@ def render(seed: int, batch: int, bank: TextureBank, config: SceneConfig) -> Sce
         boards = [surface.board for surface in surfaces]
         finishes = finish_numbers(seed + 3, batch, boards).to(device)
     # of the rig and the air; drawn last, so that it does not change what stands in the scene
-    focal, baseline, foggy, thick, grey = torch.rand(5, batch, generator=torch.Generator().manual_seed(seed + 2))
+    focal, baseline, foggy, thick, grey = torch.rand(
+        5, batch, generator=torch.Generator().manual_seed(seed + 2), dtype=torch.float32
+    )
     air = (foggy < config.fog) * (0.5 + 4 * thick.square())
     color = (0.5 + 0.5 * grey).view(-1, 1, 1, 1).to(device)
 

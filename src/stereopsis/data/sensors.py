@@ -52,19 +52,21 @@ STEP = 0.05  # of a map's range, from one small pixel to the next
 def sense(truth: Float[Tensor, "1 1 h w"], config: SensorConfig, generator: torch.Generator) -> Depth:
     """One true map as a sensor gives it, enlarged to its size again (bicubic), the same for a generator's state."""
     least, most = config.scales
-    luck = torch.rand(5, generator=generator).tolist()
+    luck = torch.rand(5, generator=generator, dtype=torch.float32).tolist()
     scale = math.exp(math.log(least) + luck[0] * math.log(most / least))
     small = reduce(truth, scale, config.reductions[int(luck[1] * len(config.reductions))])
     if config.flying:
         small = _flying(small, config.flying, generator)
     if config.noise:
-        rough = torch.randn(small.shape, generator=generator).to(small)
+        rough = torch.randn(small.shape, generator=generator, dtype=torch.float32).to(small)
         # half of the maps are clean
         small = small + rough * (config.noise * max(2 * luck[2] - 1, 0) * (truth.amax() - truth.amin()))
     valid = torch.ones_like(small, dtype=torch.bool)
     if config.holes and luck[3] > 0.5:
         share = config.holes * luck[4] / 2
-        dots, cells = (torch.rand(1, 1, *size, generator=generator) for size in (small.shape[-2:], (5, 5)))
+        dots, cells = (
+            torch.rand(1, 1, *size, generator=generator, dtype=torch.float32) for size in (small.shape[-2:], (5, 5))
+        )
         patches = F.interpolate(cells, size=small.shape[-2:], mode="bicubic")
         valid = (dots >= share) & (patches >= patches.flatten().quantile(share))
         valid = valid.to(small.device)
@@ -73,8 +75,10 @@ def sense(truth: Float[Tensor, "1 1 h w"], config: SensorConfig, generator: torc
 
 
 def _flying(small: Float[Tensor, "1 1 h w"], most: float, generator: torch.Generator) -> Float[Tensor, "1 1 h w"]:
-    share = most * max(2 * torch.rand((), generator=generator).item() - 1, 0)  # half of the maps have none
-    chosen, place = (torch.rand(small.shape, generator=generator).to(small) for _ in range(2))
+    share = most * max(
+        2 * torch.rand((), generator=generator, dtype=torch.float32).item() - 1, 0
+    )  # half of the maps have none
+    chosen, place = (torch.rand(small.shape, generator=generator, dtype=torch.float32).to(small) for _ in range(2))
     far, near = F.max_pool2d(small, 3, 1, 1), -F.max_pool2d(-small, 3, 1, 1)
     step = far - near > STEP * (small.amax() - small.amin())
     return torch.where(step & (chosen < share), torch.lerp(near, far, place), small)
@@ -85,9 +89,12 @@ def misalign(image: Float[Tensor, "b 3 h w"], spread: float, generator: torch.Ge
     if not spread:
         return image
     b, _, h, w = image.shape
-    bend = torch.randn(b, 2, 6, 6, generator=generator).to(image) * spread
+    bend = torch.randn(b, 2, 6, 6, generator=generator, dtype=torch.float32).to(image) * spread
     bend = F.interpolate(bend, size=(h, w), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
-    rows, columns = torch.linspace(-1, 1, h, device=image.device), torch.linspace(-1, 1, w, device=image.device)
+    rows, columns = (
+        torch.linspace(-1, 1, h, device=image.device, dtype=torch.float32),
+        torch.linspace(-1, 1, w, device=image.device, dtype=torch.float32),
+    )
     straight = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], -1)
     grid = straight + bend * bend.new_tensor([2 / (w - 1), 2 / (h - 1)])
     return F.grid_sample(image, grid, padding_mode="border", align_corners=True)

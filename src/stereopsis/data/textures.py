@@ -90,10 +90,10 @@ def _photo_crop(path: Path, rng: np.random.Generator) -> Tensor:
 
 def _noise(generator: torch.Generator, channels: int, roughness: float) -> Tensor:
     """Multi-octave noise in about [-1, 1]; a roughness near 1 keeps the fine octaves as strong as the coarse ones."""
-    total = torch.zeros(1, channels, SIZE, SIZE)
+    total = torch.zeros(1, channels, SIZE, SIZE, dtype=torch.float32)
     weight, norm = 1.0, 0.0
     for octave in range(2, 10):
-        grid = torch.rand(1, channels, 2**octave, 2**octave, generator=generator) * 2 - 1
+        grid = torch.rand(1, channels, 2**octave, 2**octave, generator=generator, dtype=torch.float32) * 2 - 1
         total += weight * F.interpolate(grid, size=(SIZE, SIZE), mode="bicubic", align_corners=False)
         norm += weight
         weight *= roughness
@@ -102,10 +102,10 @@ def _noise(generator: torch.Generator, channels: int, roughness: float) -> Tenso
 
 def _draw(generator: torch.Generator) -> Tensor:
     """Noise, stripes, checks, dots, cells or glyph-like marks between two or three colours."""
-    u = torch.rand(16, generator=generator).tolist()
-    colors = torch.rand(3, 3, 1, 1, generator=generator)
+    u = torch.rand(16, generator=generator, dtype=torch.float32).tolist()
+    colors = torch.rand(3, 3, 1, 1, generator=generator, dtype=torch.float32)
     noise = _noise(generator, 3, 0.45 + 0.5 * u[0])
-    y, x = torch.meshgrid(torch.arange(SIZE) / SIZE, torch.arange(SIZE) / SIZE, indexing="ij")
+    y, x = torch.meshgrid(*[torch.arange(SIZE, dtype=torch.float32) / SIZE] * 2, indexing="ij")
     warp = _noise(generator, 2, 0.5) * 0.03 * u[1]
     x, y = x + warp[0], y + warp[1]
     count = 4 + int(60 * u[2] ** 2)
@@ -120,14 +120,14 @@ def _draw(generator: torch.Generator) -> Tensor:
         gx, gy = (x * count) % 1 - 0.5, (y * count) % 1 - 0.5
         mask = ((0.3 - gx.hypot(gy)) * 30).sigmoid()[None]
     elif kind == 4:
-        points = torch.rand(64 + int(256 * u[5]), 2, generator=generator)
+        points = torch.rand(64 + int(256 * u[5]), 2, generator=generator, dtype=torch.float32)
         distance = torch.cdist(torch.stack([x, y], -1).view(-1, 2), points)
         two = distance.topk(2, largest=False)
-        shade = torch.rand(len(points), generator=generator)[two.indices[:, 0]]
+        shade = torch.rand(len(points), generator=generator, dtype=torch.float32)[two.indices[:, 0]]
         edge = ((two.values[:, 1] - two.values[:, 0]) * 80).clamp(max=1)
         mask = (shade * edge).view(1, SIZE, SIZE)
     else:
-        cells = torch.rand(1, 1, 16 + count, 3 * (16 + count), generator=generator)
+        cells = torch.rand(1, 1, 16 + count, 3 * (16 + count), generator=generator, dtype=torch.float32)
         marks = (F.interpolate(cells, size=(SIZE, SIZE), mode="nearest")[0] > 0.6).float()
         lines = ((y * (16 + count) / 2) % 1 > 0.35).float()[None]
         mask = marks * lines
@@ -157,7 +157,9 @@ def sample_bank(bank: TextureBank, index: Tensor, u: Tensor, v: Tensor, level: T
     level = level.clamp(0, LEVELS - 1)
     side = SIZE >> level
     # where a level begins: 0, S^2, S^2 + S^2 / 4, …
-    starts = torch.tensor([0, *np.cumsum([(SIZE >> n) ** 2 for n in range(LEVELS - 1)])], device=u.device)
+    starts = torch.tensor(
+        [0, *np.cumsum([(SIZE >> n) ** 2 for n in range(LEVELS - 1)])], device=u.device, dtype=torch.int64
+    )
     base = index * bank.texels.shape[1] + starts[level]
     shrink = torch.exp2(-level.float())
     u, v = u * shrink - 0.5, v * shrink - 0.5

@@ -320,7 +320,7 @@ def measure_machine(dtypes: Iterable[str]) -> dict[str, Any]:
                 (lambda x=x, k=kernel: F.conv2d(x, k, padding=1), 576 * x.numel()),
             )
             reached[name] = max(macs / min(_seconds(work) for _ in range(8)) / 1e9 for work, macs in works)
-        block = torch.zeros(32 * 2**20)
+        block = torch.zeros(32 * 2**20, dtype=torch.float32)
         target = torch.empty_like(block)
         copied = 2 * block.nbytes / min(_seconds(lambda: target.copy_(block)) for _ in range(6)) / 1e9
     return {

@@ -153,7 +153,7 @@ def cost_of(
         maps: list[Disparity] = [matcher(left, right, max_disparity=max_disparity) for matcher in (exact, quantised)]
         one, other = (found.disparity for found in maps)
         errors = [(found - truth).abs()[known].mean().item() for found in (one, other)]
-        sums += torch.tensor([*errors, (one - other).abs().mean().item()])
+        sums += torch.tensor([*errors, (one - other).abs().mean().item()], dtype=torch.float64)
         number += 1
     if not number:
         raise ValueError(f"{data} holds no pairs to measure the cost of int8 on.")

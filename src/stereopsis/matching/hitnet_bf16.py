@@ -56,8 +56,8 @@ class HITNetProgram:
         """Matches views in [0, 1]."""
         left, right = left.contiguous(), right.contiguous()
         batch, _, height, width = self._shape
-        disparity, confidence = (torch.empty(batch, 1, height, width) for _ in range(2))
-        valid = torch.empty(batch, 1, height, width, dtype=torch.bool)
+        disparity, confidence = (native.empty(batch, 1, height, width) for _ in range(2))
+        valid = native.empty(batch, 1, height, width, dtype=torch.bool)
         with self._lock:
             for call, view in zip(self._reads, (left, right), strict=True):
                 call.put(0, view)
@@ -169,7 +169,7 @@ class _Parts:
     def _chosen(self, hypotheses: list[Map], x: Map, layer: nn.Conv2d) -> tuple[Map, Map]:
         number = len(hypotheses)
         # deltas of all hypotheses first, then their w
-        order = torch.arange(number * (HYPOTHESIS + 1)).view(number, -1)
+        order = torch.arange(number * (HYPOTHESIS + 1), device="cpu").view(number, -1)
         order = torch.cat([order[:, :-1].flatten(), order[:, -1]])
         updates = self.program.map(x.batch, x.height, x.width, len(order), exact=True)
         assert layer.bias is not None

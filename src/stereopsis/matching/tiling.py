@@ -203,7 +203,7 @@ def _write(canvas: Disparity, window: tuple[Any, ...], piece: Disparity) -> None
 def _faded(old: Disparity, new: Disparity, dim: int) -> Disparity:
     """One of two maps of the same pixels, the first at the start of an axis and the second at its end."""
     number = old.disparity.shape[dim]
-    weight = (torch.arange(number, device=old.disparity.device) + 0.5) / number
+    weight = (torch.arange(number, device=old.disparity.device, dtype=torch.float32) + 0.5) / number
     weight = weight.view(-1, *[1] * (-1 - dim))
     agree = old.valid & new.valid & ((old.disparity - new.disparity).abs() <= AGREEMENT)
     first = _trust(old, 1 - weight)

@@ -82,7 +82,8 @@ def conv(
         out: where to write; a new map of bfloat16 if not given.
 
     Raises:
-        ValueError: more than two sources, a kernel that looks further than the margin, or one with too many inputs.
+        ValueError: more than two sources, a kernel that looks further than the margin, one with too many inputs, or a
+            map that is too small or of another data type.
     """
     first = sources[0]
     height, width = size or (
@@ -93,6 +94,7 @@ def conv(
         raise ValueError(f"there are {len(sources)} sources; a convolution takes one or two.")
     if out is None:
         out = program.map(first.batch, height, width, outputs)
+    _check_sizes(sources, out, add, (height, width), stride, outputs)
     weights, pieces, pairs, split = _packed(sources, weight.detach().float(), padding, dilation)
     beyond = ((k - 1) * dilation - p - s + 1 for k, p, s in zip(kernel_size, padding, stride, strict=True))
     far = max(*padding, *beyond)
@@ -101,7 +103,7 @@ def conv(
             f"a kernel of {kernel_size[0]} x {kernel_size[1]} and {channels} inputs looks {far} pixels over the border "
             f"in {len(pieces)} pieces; the margin is {program.margin} and {PIECES} pieces are possible."
         )
-    shift = torch.zeros(-(-outputs // BLOCK) * BLOCK)
+    shift = native.zeros(-(-outputs // BLOCK) * BLOCK)
     if bias is not None:
         shift[:outputs] = bias.detach()
     planes = [_plane(x, stride) for x in sources]
@@ -117,6 +119,21 @@ def conv(
     assert name is not None
     program.add(name, [work, weights, shift, pieces, pairs], [], first.batch * height)
     return out
+
+
+def _check_sizes(
+    sources: Sequence[Map], out: Map, add: Map | None, size: tuple[int, int], stride: tuple[int, int], outputs: int
+) -> None:
+    """The kernels read and write no more than the maps hold."""
+    reach = tuple((side - 1) * step + 1 for side, step in zip(size, stride, strict=True))
+    needed = [("a source", x, reach, 1) for x in sources] + [("the result", out, size, outputs)]
+    needed += [] if add is None else [("the summand", add, size, outputs)]
+    for name, x, (height, width), channels in needed:
+        found = (x.batch, x.height, x.width, x.channels)
+        if x.batch != out.batch or x.height < height or x.width < width or x.channels < channels:
+            raise ValueError(f"{name} is {found}; it must be at least {(out.batch, height, width, channels)}.")
+    if any(x.memory.dtype != torch.bfloat16 for x in sources):
+        raise ValueError("a source is a map of float32; give maps of bfloat16.")
 
 
 def _runs(x: Map, weight: Tensor, padding: tuple[int, int], dilation: int) -> Iterator[tuple[int, Tensor]]:
@@ -151,4 +168,5 @@ def _packed(
                 pairs.append(-(-min(len(run) - start, PIECE) // 2))
         if number == 0:
             split = len(pieces)
-    return torch.stack(packed).contiguous(), torch.tensor(pieces), torch.tensor(pairs), split
+    places, numbers = (torch.tensor(v, dtype=torch.int64, device="cpu") for v in (pieces, pairs))
+    return torch.stack(packed).contiguous(), places, numbers, split

@@ -33,7 +33,10 @@ class Canvas:
 
     def draw(self, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         """``(image - mean) / deviation``, padded; one channel serves as three."""
-        mean, deviation = (torch.tensor(v, device=image.device).view(1, 3, 1, 1) for v in (self.mean, self.deviation))
+        mean, deviation = (
+            torch.tensor(v, device=image.device, dtype=torch.float32).view(1, 3, 1, 1)
+            for v in (self.mean, self.deviation)
+        )
         normalized = torch.addcmul(-mean / deviation, image.float(), 1 / deviation)
         sides = (self.left, self.right, self.top, self.bottom)
         return F.pad(normalized, sides, "replicate") if self.repeat else F.pad(normalized, sides)
@@ -49,9 +52,9 @@ class Canvas:
             return F.conv2d(torch.cat([self.draw(image) for image in images]), kernel, bias, padding=1)
         b, outputs = images[0].shape[0], kernel.shape[0]
         rows, columns = self._size(images[0])
-        out = torch.empty(len(images) * b, outputs, rows, columns)
+        out = native.empty(len(images) * b, outputs, rows, columns)
         views = [image.contiguous() for image in images]
-        tensors = [*self._affine(), kernel.contiguous(), bias, out, *views]
+        tensors = [*self._affine(), kernel.contiguous(), bias.contiguous(), out, *views]
         native.run("canvas_conv", tensors, (*self._place(views[0]), b, outputs), len(images) * b * rows)
         return out
 
@@ -60,14 +63,14 @@ class Canvas:
         size = tuple(side // factor for side in self._size(image))
         if not native.usable(image) or native.needs_gradient(image):
             return F.interpolate(self.draw(image), size=size, mode="bilinear", align_corners=False)
-        out = torch.empty(image.shape[0], 3, *size)
+        out = native.empty(image.shape[0], 3, *size)
         tensors = [*self._affine(), image.contiguous(), out]
         native.run("canvas_reduced", tensors, (*self._place(image), factor), image.shape[0] * size[0])
         return out
 
     def _affine(self) -> tuple[Tensor, Tensor]:
-        scale = 1 / torch.tensor(self.deviation)
-        return scale, -torch.tensor(self.mean) * scale
+        scale, mean = (torch.tensor(v, dtype=torch.float32, device="cpu") for v in (self.deviation, self.mean))
+        return 1 / scale, -mean * (1 / scale)
 
     def _size(self, image: Tensor) -> tuple[int, int]:
         return self.top + image.shape[-2] + self.bottom, self.left + image.shape[-1] + self.right

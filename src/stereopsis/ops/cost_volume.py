@@ -45,22 +45,17 @@ class _NativeAbsoluteVolume(torch.autograd.Function):
         b, c, h, w = left.shape
         ctx.save_for_backward(left, right)
         ctx.candidates = candidates
-        costs = torch.empty(b, candidates, h, w)
+        costs = native.empty(b, candidates, h, w)
         native.run("absolute_volume", [left, right, costs], (c, h, w, candidates), b * h)
         return costs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        lib = native.library()
-        assert lib is not None
         left, right = ctx.saved_tensors
         b, c, h, w = left.shape
-        outs = torch.zeros_like(left), torch.zeros_like(right)
-        grad = grads[0].contiguous()
-        pointers = [native.pointer(t) for t in (left, right, grad, *outs)]
-        native.over_rows(
-            lambda begin, end: lib.absolute_volume_backward(*pointers, begin, end, c, h, w, ctx.candidates), b * h
-        )
+        outs = native.zeros(*left.shape), native.zeros(*right.shape)
+        numbers = (c, h, w, ctx.candidates)
+        native.run("absolute_volume_backward", [left, right, grads[0].contiguous(), *outs], numbers, b * h)
         return *outs, None
 
 
@@ -117,20 +112,15 @@ class _NativeResidualVolume(torch.autograd.Function):
         b, c, h, w = left.shape
         ctx.save_for_backward(left, right, disparity)
         ctx.radius = radius
-        costs = torch.empty(b, 2 * radius + 1, h, w)
+        costs = native.empty(b, 2 * radius + 1, h, w)
         native.run("residual_volume", [left, right, disparity, costs], (c, h, w, radius), b * h)
         return costs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        lib = native.library()
-        assert lib is not None
         left, right, disparity = ctx.saved_tensors
         b, c, h, w = left.shape
-        grad = grads[0].contiguous()
-        outs = torch.zeros_like(left), torch.zeros_like(right), torch.empty_like(disparity)
-        pointers = [native.pointer(t) for t in (left, right, disparity, grad, *outs)]
-        native.over_rows(
-            lambda begin, end: lib.residual_volume_backward(*pointers, begin, end, c, h, w, ctx.radius), b * h
-        )
+        outs = native.zeros(*left.shape), native.zeros(*right.shape), native.empty(*disparity.shape)
+        tensors = [left, right, disparity, grads[0].contiguous(), *outs]
+        native.run("residual_volume_backward", tensors, (c, h, w, ctx.radius), b * h)
         return *outs, None

@@ -28,9 +28,14 @@ def enlarge(
         return enlarge_reference(x, size, base=base, align_corners=align_corners)
     b, c, h, w = x.shape
     rows, columns = size
-    x, base = x.contiguous(), None if base is None else base.contiguous()
-    out = torch.empty(b, c, rows, columns)
-    native.run("enlarge", [x, base, out], (h, w, rows, columns, align_corners), b * c * rows)
+    x, base = x.contiguous(), None if base is None else base.contiguous().view(b * c, rows, columns)
+    out = native.empty(b, c, rows, columns)
+    native.run(
+        "enlarge",
+        [x.view(b * c, h, w), base, out.view(b * c, rows, columns)],
+        (h, w, rows, columns, align_corners),
+        b * c * rows,
+    )
     return out
 
 
@@ -59,7 +64,7 @@ def finished_map(
         return finished_map_reference(disparity, confidence, corner, size)
     shape = (disparity.shape[0], 1, *size)
     disparity, confidence = disparity.contiguous(), confidence.contiguous()
-    out, valid, sure = torch.empty(shape), torch.empty(shape, dtype=torch.bool), torch.empty(shape)
+    out, valid, sure = native.empty(*shape), native.empty(*shape, dtype=torch.bool), native.empty(*shape)
     numbers = (*confidence.shape[-2:], *disparity.shape[-2:], *corner, *size)
     native.run("finished_map", [disparity, confidence, out, valid, sure], numbers, shape[0] * size[0])
     return out, valid, sure

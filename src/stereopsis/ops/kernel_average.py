@@ -235,15 +235,15 @@ def guided_average(
         )
     b, c, h, w = values.shape
     mask = None if valid is None else valid.float().contiguous()
-    values = values.contiguous() if valid is None else torch.where(valid, values, 0.0)
-    out, support = torch.empty(b, c, h, w), torch.empty(b, 1, h, w)
+    values = (values if valid is None else torch.where(valid, values, 0.0)).contiguous()
+    out, support = native.empty(b, c, h, w), native.empty(b, 1, h, w)
     maps, guide = native.channels_last(maps), None if guide is None else native.channels_last(guide)
     rows, columns, channels = maps.shape[1:]
     numbers = (c, channels // (3 * block**2), h, w, radius, residual, zeros_outside)
     each = 1 if guide is None else b // guide.shape[0]
     native.run(
         "guided_average",
-        [values, mask, out, support, maps, guide, grid.contiguous(), torch.tensor(squeeze)],
+        [values, mask, out, support, maps, guide, grid.contiguous(), native.scalar(squeeze)],
         (*numbers, block, rows, columns, each, maps.dtype == torch.bfloat16),
         b * rows,
     )
@@ -265,7 +265,7 @@ class _NativeKernelAverage(torch.autograd.Function):
         zeros_outside: bool,
     ) -> tuple[Tensor, Tensor]:
         b, c, h, w = values.shape
-        out, support = torch.empty_like(values), torch.empty_like(values[:, :1])
+        out, support = native.empty(b, c, h, w), native.empty(b, 1, h, w)
         numbers = (c, weights.shape[1], h, w, radius, residual, zeros_outside)
         native.run("kernel_average", [values, weights, shifts, mask, out, support], numbers, b * h)
         ctx.save_for_backward(values, weights, shifts, mask)
@@ -275,18 +275,12 @@ class _NativeKernelAverage(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        lib = native.library()
-        assert lib is not None
         values, weights, shifts, mask = ctx.saved_tensors
         b, _, h, _ = values.shape
-        grad = grads[0].contiguous()
-        grad_weights, grad_shifts = torch.empty_like(weights), torch.empty_like(shifts)
-        grad_values = torch.zeros_like(values) if ctx.needs_input_grad[0] else None
-        tensors = (values, weights, shifts, mask, grad, grad_values, grad_weights, grad_shifts)
-        pointers = [native.pointer(t) for t in tensors]
+        grad_weights, grad_shifts = native.empty(*weights.shape), native.empty(*shifts.shape)
+        grad_values = native.zeros(*values.shape) if ctx.needs_input_grad[0] else None
+        tensors = [values, weights, shifts, mask, grads[0].contiguous(), grad_values, grad_weights, grad_shifts]
         # rows of one map add to each other's pixels, so that only whole maps may be shared out
         step = 1 if grad_values is None else h
-        native.over_rows(
-            lambda begin, end: lib.kernel_average_backward(*pointers, begin, end, *ctx.numbers), b * h, step=step
-        )
+        native.run("kernel_average_backward", tensors, ctx.numbers, b * h, step=step)
         return grad_values, grad_weights, grad_shifts, None, None, None, None

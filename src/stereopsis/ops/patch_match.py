@@ -59,8 +59,8 @@ def patch_match(
         target, side = (F.pad(view, (0, missing)) for view in (target, side))
     c, h, w = target.shape[1:]
     bands, stride = h // size, candidates + 2 * LEAST
-    columns = torch.empty(b, bands, blocks, dtype=torch.int32)
-    scores, energy = torch.zeros(b, bands, blocks, stride), torch.zeros(b, bands, w)
+    columns = native.empty(b, bands, blocks, dtype=torch.int32)
+    scores, energy = native.zeros(b, bands, blocks, stride), native.zeros(b, bands, w)
     numbers = (c, h, w, size, blocks, candidates, stride, DIRECTIONS[direction])
     native.run("patch_match", [target.contiguous(), side.contiguous(), columns, scores, energy], numbers, b * bands)
     return columns.long()

@@ -107,7 +107,7 @@ class Program:
         row = (width + 2 * margin) * channels
         image = (height + 2 * margin) * row
         numbers = batch * image + SLACK * channels + FILLING
-        memory = free.pop() if free else torch.zeros(numbers, dtype=dtype)
+        memory = free.pop() if free else torch.zeros(numbers, dtype=dtype, device="cpu")
         owner = _Owner()
         weakref.finalize(owner, free.append, memory)
         first = margin * (row + channels)

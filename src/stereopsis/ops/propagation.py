@@ -95,7 +95,7 @@ def _scanned(own: Tensor, above: Tensor, beside: Tensor, below: Tensor) -> Tenso
 
 def _native_propagate(x: Tensor, gates: Tensor, normalize: bool) -> Tensor:
     b, c, h, w = x.shape
-    out = torch.empty_like(x)
+    out = native.empty(*x.shape)
     native.run("propagate", [x, gates, out], (c, h, w, normalize), b * c)
     return out
 
@@ -111,12 +111,9 @@ class _NativePropagate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        lib = native.library()
-        assert lib is not None
         x, gates, out = ctx.saved_tensors
         b, c, h, w = x.shape
         grad = grads[0].clone(memory_format=torch.contiguous_format)  # the kernel works in it
-        grad_gates = torch.empty_like(gates)
-        pointers = [native.pointer(t) for t in (x, gates, out, grad, grad_gates)]
-        native.over_rows(lambda begin, end: lib.propagate_backward(*pointers, begin, end, c, h, w), b * c)
+        grad_gates = native.empty(*gates.shape)
+        native.run("propagate_backward", [x, gates, out, grad, grad_gates], (c, h, w), b * c)
         return grad, grad_gates

@@ -18,7 +18,7 @@ def soft_argmin(costs: Float[Tensor, "b k h w"]) -> tuple[Float[Tensor, "b k h w
         return soft_argmin_reference(costs)
     b, k, h, w = costs.shape
     costs = costs.contiguous()
-    distribution, mean = torch.empty_like(costs), torch.empty(b, 1, h, w)
+    distribution, mean = native.empty(b, k, h, w), native.empty(b, 1, h, w)
     native.run("soft_argmin", [costs, distribution, mean], (k, h, w), b * h)
     return distribution, mean
 
@@ -38,7 +38,7 @@ def mass_near_mean(distribution: Float[Tensor, "b k h w"]) -> Float[Tensor, "b 1
     if not native.usable(distribution):
         return mass_near_mean_reference(distribution)
     b, k, h, w = distribution.shape
-    near = torch.empty(b, 1, h, w)
+    near = native.empty(b, 1, h, w)
     native.run("mass_near_mean", [distribution.contiguous(), near], (k, h, w), b * h)
     return near
 

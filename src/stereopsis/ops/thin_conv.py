@@ -83,11 +83,14 @@ def _native_thin_conv(
     b, *slices, h, w = first[:, 0].shape
     o, steps = kernel.shape[0], 3 if slices else 1
     rows, columns = (-(-(side // 2 if pool else side) // stride) for side in (h, w))
-    out = torch.empty(b, o, *slices, rows, columns)
+    out = native.empty(b, o, *slices, rows, columns)
     norms: list[Tensor | None] = [None] * 5
     if norm is not None:
-        norms = [norm.weight, norm.bias, norm.running_mean, norm.running_var, torch.tensor(norm.eps)]
+        norms = [norm.weight, norm.bias, norm.running_mean, norm.running_var, native.scalar(norm.eps)]
     channels = (first.shape[1], 0 if second is None else second.shape[1])
-    numbers = (*channels, *(slices or [1]), h, w, o, steps, stride, pool, relu)
-    native.run("thin_conv", [first, second, *norms, kernel.contiguous(), bias, out], numbers, b * rows)
+    numbers = (*channels, *(slices or [1]), h, w, o, steps, stride, pool, relu, rows, columns)
+    volumes = [x if x is None or slices else x[:, :, None] for x in (first, second, kernel.contiguous(), out)]
+    bias = None if bias is None else bias.contiguous()
+    tensors = [*volumes[:2], *norms, volumes[2], bias, volumes[3]]
+    native.run("thin_conv", tensors, numbers, b * rows)
     return out

@@ -7,8 +7,6 @@ beyond the borders the outermost tile is taken.
 
 from __future__ import annotations
 
-import ctypes
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -137,23 +135,12 @@ def tile_match_portable(
 
 
 def _tile_match_native(left: Tensor, right: Tensor, max_disparity: int, exclude: Tensor | None, band: float) -> Tensor:
-    lib = native.library()
-    assert lib is not None
     b, c, h, w = left.shape
     left, right = native.channels_last(left), native.channels_last(right)
     exclude = None if exclude is None else exclude.contiguous()
-    best = torch.empty(b, 1, h, w)
-    width = right.shape[2]
-
-    def rows(begin: int, end: int) -> None:
-        failed = lib.tile_match(
-            native.pointer(left), native.pointer(right), native.pointer(exclude), ctypes.c_float(band),
-            native.pointer(best), begin, end, w, width, c, max_disparity,
-        )  # fmt: skip
-        if failed:
-            raise MemoryError("tile matching found no memory for one row of features; match smaller images.")
-
-    native.over_rows(rows, b * h)
+    best = native.empty(b, 1, h, w)
+    tensors = [left, right, exclude, native.scalar(band), best]
+    native.run("tile_match", tensors, (h, w, right.shape[2], c, max_disparity), b * h)
     return best
 
 

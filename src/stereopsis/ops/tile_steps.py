@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from stereopsis.ops.native import Call
+from stereopsis.ops.native import Argument, Call
 from stereopsis.ops.program import Map, Program
 
 TILE = 4
@@ -24,7 +24,7 @@ def read(program: Program, shape: tuple[int, int, int, int], out: Map, *, grey: 
     """
     b, channels, rows, columns = shape
     layout = [channels, rows, columns, out.height, out.width, out.image, out.row, grey]
-    return program.add("image_to_map", [None, out.address], layout, b * out.height)
+    return program.add("image_to_map", [None, out], layout, b * out.height)
 
 
 def finish(program: Program, d: Map, w: Map, size: tuple[int, int], *, highest: bool) -> Call:
@@ -32,7 +32,7 @@ def finish(program: Program, d: Map, w: Map, size: tuple[int, int], *, highest: 
 
     They are the last three arguments, to be put in at each call. ``highest`` says which w is good.
     """
-    arguments = [d.address, w.address, None, None, None]
+    arguments = [d, w, None, None, None]
     layout = [d.height, d.width, *size, highest]
     return program.add("finished_hypotheses", arguments, layout, d.batch * size[0])
 
@@ -42,8 +42,7 @@ def match(program: Program, left: Map, right: Map, max_disparity: int, out: Map)
     :func:`~stereopsis.ops.tile_match.matching_cost`."""
     costs = program.map(left.batch, left.height, left.width, 1)
     numbers = [left.height, left.width, right.width, left.channels, max_disparity, costs.image, costs.row]
-    maps = [x.address for x in (left, right, out, costs)]
-    program.add("tile_match_hypotheses", maps, numbers, left.batch * left.height)
+    program.add("tile_match_hypotheses", [left, right, out, costs], numbers, left.batch * left.height)
     return costs
 
 
@@ -51,15 +50,14 @@ def warp_cost(program: Program, left: Map, right: Map, hypotheses: Map) -> Map:
     """:func:`~stereopsis.ops.tile_warp.tile_warp_cost` of :func:`~stereopsis.ops.tile_plane.expand_plane`."""
     out = program.map(left.batch, hypotheses.height, hypotheses.width, 4 * TILE * TILE)
     layout = [left.height, left.width, left.channels, left.pitch, left.image, left.row, out.image, out.row]
-    maps = [x.address for x in (left, right, hypotheses, out)]
-    program.add("tile_warp_cost_bf16", maps, layout, left.batch * hypotheses.height)
+    program.add("tile_warp_cost_bf16", [left, right, hypotheses, out], layout, left.batch * hypotheses.height)
     return out
 
 
 def narrow(program: Program, hypotheses: Map, out: Map) -> None:
     """Hypotheses in bfloat16."""
     layout = [out.height, out.width, out.image, out.row, out.pitch]
-    program.add("hypotheses_to_map", [hypotheses.address, out.address], layout, out.batch * out.height)
+    program.add("hypotheses_to_map", [hypotheses, out], layout, out.batch * out.height)
 
 
 def split(
@@ -74,8 +72,8 @@ def split(
 ) -> None:
     """:func:`~stereopsis.ops.tile_plane.split_tiles` in bfloat16, and where wanted exactly, whole or d alone."""
     layout = [out.height, out.width, out.image, out.row, out.pitch]
-    wanted = [None if x is None else x.address for x in (exact, d)]
-    arguments = [hypotheses.address, torch.tensor([step, scale], dtype=torch.float32), *wanted, out.address]
+    steps = torch.tensor([step, scale], dtype=torch.float32, device="cpu")
+    arguments: list[Argument] = [hypotheses, steps, exact, d, out]
     program.add("split_hypotheses", arguments, layout, out.batch * out.height)
 
 
@@ -89,7 +87,7 @@ def choose(program: Program, hypotheses: list[Map], updates: Map, *, highest: bo
     b, height, width = updates.batch, updates.height, updates.width
     out = program.map(b, height, width, HYPOTHESIS, exact=True)
     w = program.map(b, height, width, 1, exact=True)
-    pair = [x.address for x in hypotheses] if len(hypotheses) == 2 else [hypotheses[0].address, None]
-    arguments = [*pair, updates.address, out.address, w.address]
-    program.add("choose_hypotheses", arguments, [width, updates.pitch, highest], b * height)
+    first, second = hypotheses if len(hypotheses) == 2 else (hypotheses[0], None)
+    arguments = [first, second, updates, out, w]
+    program.add("choose_hypotheses", arguments, [width, updates.pitch, highest, height], b * height)
     return out, w

@@ -97,25 +97,19 @@ class _NativeTileWarpCost(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, left: Tensor, right: Tensor, disparity: Tensor) -> Tensor:
-        lib = native.library()
-        assert lib is not None
         b, c, h, w = left.shape
         left, right, disparity = native.channels_last(left), native.channels_last(right), disparity.contiguous()
         ctx.save_for_backward(left, right, disparity)
-        costs = torch.empty(b, h // TILE, w // TILE, TILE * TILE * 4)
-        pointers = [native.pointer(t) for t in (left, right, disparity, costs)]
-        native.over_rows(lambda begin, end: lib.tile_warp_cost(*pointers, begin, end, w, c), b * h)
+        costs = native.empty(b, h // TILE, w // TILE, TILE * TILE * 4)
+        native.run("tile_warp_cost", [left, right, disparity, costs], (h, w, c), b * h)
         return costs.permute(0, 3, 1, 2)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        lib = native.library()
-        assert lib is not None
         left, right, disparity = ctx.saved_tensors
         b, h, w, c = left.shape
         grad_costs = native.channels_last(grads[0])
-        outs = torch.zeros_like(left), torch.zeros_like(right), torch.empty_like(disparity)
-        pointers = [native.pointer(t) for t in (left, right, disparity, grad_costs, *outs)]
-        native.over_rows(lambda begin, end: lib.tile_warp_cost_backward(*pointers, begin, end, w, c), b * h)
+        outs = native.zeros(*left.shape), native.zeros(*right.shape), native.empty(*disparity.shape)
+        native.run("tile_warp_cost_backward", [left, right, disparity, grad_costs, *outs], (h, w, c), b * h)
         grad_left, grad_right, grad_disparity = outs
         return grad_left.permute(0, 3, 1, 2), grad_right.permute(0, 3, 1, 2), grad_disparity

@@ -82,10 +82,10 @@ class ImageStream:
             size = phase.scene.height, phase.scene.width
             crops = [self.photos.crop(size, generator) for _ in range(self.per_scene * len(left))]
             images = torch.cat([left, torch.stack(crops)])
-        if torch.rand((), generator=generator) < 0.5:
+        if torch.rand((), generator=generator, dtype=torch.float32) < 0.5:
             images = images.flip(2)
         if self.grey:
-            without = torch.rand(len(images), 1, 1, 1, generator=generator) < self.grey
+            without = torch.rand(len(images), 1, 1, 1, generator=generator, dtype=torch.float32) < self.grey
             images = torch.where(without.to(images.device), images.mean(1, keepdim=True), images)
         return ImageBatch(images.contiguous(), draw_quality(self.recipe, len(images), generator).to(images))
 
@@ -110,7 +110,7 @@ class PairViewStream:
                 # of the same colours, as what lies behind things often is
                 behind = photo.flip(-1)
                 right[at] = seen_from_right(photo, behind, scenes.disparity_right[at], scenes.visible_right[at])
-        if torch.rand((), generator=generator) < 0.5:
+        if torch.rand((), generator=generator, dtype=torch.float32) < 0.5:
             left, right = left.flip(2), right.flip(2)
         quality = draw_quality(self.recipe, len(left), generator).to(left)
         return PairBatch(left.contiguous(), right.contiguous(), quality)
@@ -138,7 +138,9 @@ class RealViewStream:
         generator = torch.Generator().manual_seed(AUGMENT_SEED + self.recipe.seed + step * ranks + rank)
         quality = draw_quality(self.recipe, len(left), generator).to(left)
         if self.single:
-            return ImageBatch(left if torch.rand((), generator=generator) < 0.5 else right, quality)
+            return ImageBatch(
+                left if torch.rand((), generator=generator, dtype=torch.float32) < 0.5 else right, quality
+            )
         return PairBatch(left, right, quality)
 
 
@@ -148,7 +150,7 @@ make_pair_stream = RealViewStream
 def draw_quality(recipe: Recipe, count: int, generator: torch.Generator) -> Float[Tensor, " count"]:
     """Qualities between the recipe's."""
     least, most = loss_of(recipe).qualities
-    return least + (most - least) * torch.rand(count, generator=generator)
+    return least + (most - least) * torch.rand(count, generator=generator, dtype=torch.float32)
 
 
 def loss_of(recipe: Recipe) -> CodecLossConfig:
@@ -206,7 +208,7 @@ class Photos:
 
     def crop(self, size: tuple[int, int], generator: torch.Generator) -> Float[Tensor, "3 h w"]:
         """One of them, in [0, 1]."""
-        which, zoom, *place = torch.rand(4, generator=generator).tolist()
+        which, zoom, *place = torch.rand(4, generator=generator, dtype=torch.float32).tolist()
         photo = self.images[int(which * len(self))]
         scale = SMALLEST * (LARGEST / SMALLEST) ** zoom
         height, width = (min(round(side / scale), whole) for side, whole in zip(size, photo.shape[1:], strict=True))
@@ -266,7 +268,7 @@ class FFCAObjective(nn.Module):
     def forward(self, batch: PairBatch, phase: Phase) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The terms, whose sum is the loss, and what is only watched."""
         main, side, side_is = batch.left, batch.right, "right"
-        if torch.rand(()) < 0.5:
+        if torch.rand((), dtype=torch.float32) < 0.5:
             main, side, side_is = side, main, "left"
         output = self.model(main, side, batch.quality, side_is)
         measure = partial(ffca_loss, base=self.loss.base)

@@ -108,7 +108,7 @@ class Crops:
             for size, part in zip(maps[0].shape[1:], (height, width), strict=True)
         )
         maps = [values[:, y : y + height, x : x + width] for values in maps]
-        if torch.rand((), generator=generator) < 0.5:
+        if torch.rand((), generator=generator, dtype=torch.float32) < 0.5:
             maps = [values.flip(1) for values in maps]
         return maps
 

@@ -58,7 +58,7 @@ class GuidedStream:
         first, second = augment(scenes.left[:half], scenes.left[-half:], camera, phase.augment)
         image = torch.cat([first[: len(scenes.left) - half], second])
         device, size = image.device, (len(image), 1, 1, 1)
-        luck = torch.rand(4, *size, generator=generator).to(device)
+        luck = torch.rand(4, *size, generator=generator, dtype=torch.float32).to(device)
         near = scenes.disparity.amax((1, 2, 3), keepdim=True)
         truth = torch.where(
             luck[0] < 0.6, scenes.disparity / near, 0.1 / (scenes.disparity / near + 0.05 + luck[1].square())
@@ -66,9 +66,9 @@ class GuidedStream:
         truth = blur(truth, phase.sensor.soft * luck[3].flatten())
         image = misalign(image, phase.sensor.misaligned, generator)
         image = torch.where(luck[2] < phase.sensor.blind, 0.5, image)
-        if torch.rand((), generator=generator) < 0.5:
+        if torch.rand((), generator=generator, dtype=torch.float32) < 0.5:
             image, truth = image.transpose(2, 3), truth.transpose(2, 3)
-        if torch.rand((), generator=generator) < 0.5:
+        if torch.rand((), generator=generator, dtype=torch.float32) < 0.5:
             image, truth = image.flip(2), truth.flip(2)
         maps = [sense(part, phase.sensor, generator) for part in truth.split(1)]
         depth = Depth(torch.cat([m.depth for m in maps]), torch.cat([m.valid for m in maps]))

@@ -207,7 +207,7 @@ def anynet_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 break
         state[ours] = tensor
         if ours.endswith(".running_mean"):
-            state.setdefault(ours.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
+            state.setdefault(ours.replace("running_mean", "num_batches_tracked"), torch.tensor(0, dtype=torch.int64))
     return state
 
 
@@ -249,7 +249,7 @@ def dkn_state(tensors: Mapping[str, Tensor], fast: bool) -> dict[str, Tensor]:
             ours = ours.replace(theirs, target)
         state[ours] = tensor
         if ours.endswith(".running_mean"):
-            state.setdefault(ours.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
+            state.setdefault(ours.replace("running_mean", "num_batches_tracked"), torch.tensor(0, dtype=torch.int64))
     for name in [name for name in state if ".conv_weight." in name]:
         offsets = name.replace("conv_weight", "conv_offset")
         if offsets in state and state[name].ndim and state[name].shape[1:] == state[offsets].shape[1:]:

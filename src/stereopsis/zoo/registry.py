@@ -184,6 +184,8 @@ def load(
         raise ValueError(_missing_weights(entry))
 
     model = entry.build()
+    if torch.get_default_dtype() != torch.float32:  # which torch's layers take for their parameters
+        model.float()
     if weights is not None:
         load_into(model, weights, entry)
     elif entry.weights_file is not None:

@@ -91,7 +91,7 @@ class Demo:
     def summary(self) -> dict[str, Any]:
         """The numbers, ready for JSON."""
         metres = self.depth.depth[self.depth.valid]
-        near, median, far = (metres.quantile(torch.tensor(q)).item() for q in (0.01, 0.5, 0.99))
+        near, median, far = (metres.quantile(torch.tensor(q, dtype=metres.dtype)).item() for q in (0.01, 0.5, 0.99))
         return {
             "pair": "Middlebury 2014 Motorcycle, quarter size",
             "width": self.calibration.width,

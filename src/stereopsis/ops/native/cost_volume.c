@@ -25,11 +25,12 @@ EXPORT void absolute_volume(void *const *tensors, const int *numbers, int row_be
     }
 }
 
-/* Gradients of absolute_volume; those of the features are added to what is there. */
-EXPORT void absolute_volume_backward(const float *restrict left, const float *restrict right,
-                                     const float *restrict grad_costs, float *restrict grad_left,
-                                     float *restrict grad_right, int row_begin, int row_end, int channels, int height,
-                                     int width, int candidates) {
+/* Gradients of absolute_volume. tensors: left, right, that of the costs, and those of left and right, which are added to
+   what is there; numbers and rows as of absolute_volume. */
+EXPORT void absolute_volume_backward(void *const *tensors, const int *numbers, int row_begin, int row_end) {
+    const float *restrict left = tensors[0], *restrict right = tensors[1], *restrict grad_costs = tensors[2];
+    float *restrict grad_left = tensors[3], *restrict grad_right = tensors[4];
+    const int channels = numbers[0], height = numbers[1], width = numbers[2], candidates = numbers[3];
     const size_t size = (size_t)height * width;
     for (int row = row_begin; row < row_end; row++) {
         const size_t batch = row / height, offset = (size_t)(row % height) * width;
@@ -90,12 +91,13 @@ EXPORT void residual_volume(void *const *tensors, const int *numbers, int row_be
     }
 }
 
-/* Gradients of residual_volume; those of the features are added to what is there. */
-EXPORT void residual_volume_backward(const float *restrict left, const float *restrict right,
-                                     const float *restrict disparity, const float *restrict grad_costs,
-                                     float *restrict grad_left, float *restrict grad_right,
-                                     float *restrict grad_disparity, int row_begin, int row_end, int channels,
-                                     int height, int width, int radius) {
+/* Gradients of residual_volume. tensors: left, right, disparity, that of the costs, those of left and right, which are
+   added to what is there, and that of the disparity; numbers and rows as of residual_volume. */
+EXPORT void residual_volume_backward(void *const *tensors, const int *numbers, int row_begin, int row_end) {
+    const float *restrict left = tensors[0], *restrict right = tensors[1], *restrict disparity = tensors[2];
+    const float *restrict grad_costs = tensors[3];
+    float *restrict grad_left = tensors[4], *restrict grad_right = tensors[5], *restrict grad_disparity = tensors[6];
+    const int channels = numbers[0], height = numbers[1], width = numbers[2], radius = numbers[3];
     const size_t size = (size_t)height * width;
     const int candidates = 2 * radius + 1;
     for (int row = row_begin; row < row_end; row++) {

@@ -10,8 +10,8 @@ EXPORT void soft_argmin(void *const *tensors, const int *numbers, int row_begin,
     float *distribution = tensors[1], *mean = tensors[2];
     const int candidates = numbers[0], height = numbers[1], width = numbers[2];
     const size_t size = (size_t)height * width;
-    float *restrict lowest = malloc(sizeof(float) * 3 * width), *restrict sum = lowest + width, *restrict first = sum + width;
-    if (!lowest) abort();
+    float *restrict lowest = room(sizeof(float) * 3 * width), *restrict sum = lowest + width, *restrict first = sum + width;
+    if (!lowest) return;
     for (int row = row_begin; row < row_end; row++) {
         const size_t batch = row / height, offset = (size_t)(row % height) * width;
         const float *restrict c = costs + batch * candidates * size + offset;
@@ -88,10 +88,10 @@ EXPORT void enlarge(void *const *tensors, const int *numbers, int row_begin, int
     float *out = tensors[2];
     const int height = numbers[0], width = numbers[1], rows = numbers[2], columns = numbers[3];
     const int align_corners = numbers[4];
-    Between *across = malloc(sizeof(Between) * columns);
-    float *mixed = malloc(sizeof(float) * width);
-    if (!across || !mixed) abort();
-    for (int i = 0; i < columns; i++) across[i] = between(i, columns, width, align_corners);
+    Between *across = room(sizeof(Between) * columns);
+    float *mixed = room(sizeof(float) * width);
+    if (!across || !mixed) row_begin = row_end;
+    for (int i = 0; across && i < columns; i++) across[i] = between(i, columns, width, align_corners);
     for (int row = row_begin; row < row_end; row++) {
         float *to = out + (size_t)row * columns;
         enlarged_row(x + (size_t)(row / rows) * height * width, between(row % rows, rows, height, align_corners),
@@ -112,10 +112,10 @@ EXPORT void finished_map(void *const *tensors, const int *numbers, int row_begin
     unsigned char *restrict valid = tensors[3];
     const int height = numbers[0], width = numbers[1], rows = numbers[2], columns = numbers[3];
     const int top = numbers[4], left = numbers[5], out_height = numbers[6], out_width = numbers[7];
-    Between *across = malloc(sizeof(Between) * out_width);
-    float *mixed = malloc(sizeof(float) * width);
-    if (!across || !mixed) abort();
-    for (int i = 0; i < out_width; i++) across[i] = between(left + i, columns, width, 0);
+    Between *across = room(sizeof(Between) * out_width);
+    float *mixed = room(sizeof(float) * width);
+    if (!across || !mixed) row_begin = row_end;
+    for (int i = 0; across && i < out_width; i++) across[i] = between(left + i, columns, width, 0);
     for (int row = row_begin; row < row_end; row++) {
         const size_t batch = row / out_height, y = top + row % out_height, at = (size_t)row * out_width;
         const float *d = disparity + (batch * rows + y) * columns + left;

@@ -84,12 +84,12 @@ typedef struct {
     int channels, samples, height, width, radius, residual, zeros_outside;
 } Options;
 
-/* One row of one sample of the batch: out (channels, height, width) and share (height, width). room is of 2
-   channels + 2 rows. */
+/* One row of one sample of the batch: out (channels, height, width) and share (height, width). sums_room is of
+   2 channels + 2 rows. */
 static void average_row(const float *values, const float *weights, const float *shifts, const float *mask, float *out,
-                        float *share, float *room, int y, size_t plane, Options o) {
+                        float *share, float *sums_room, int y, size_t plane, Options o) {
     const size_t size = (size_t)o.height * o.width;
-    float *weighted = room, *plain = weighted + (size_t)o.channels * o.width;
+    float *weighted = sums_room, *plain = weighted + (size_t)o.channels * o.width;
     float *weight = plain + (size_t)o.channels * o.width, *support = weight + o.width;
     if (mask)
         sums(values, weights, shifts, mask, weighted, plain, weight, support, y, plane, o.channels, o.samples, o.height,
@@ -117,16 +117,16 @@ EXPORT void kernel_average(void *const *tensors, const int *numbers, int row_beg
     float *out = tensors[4], *support = tensors[5];
     const Options o = {numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]};
     const size_t size = (size_t)o.height * o.width;
-    float *room = malloc(sizeof(float) * o.width * (2 * (size_t)o.channels + 2));
-    if (!room) abort();
+    float *own = room(sizeof(float) * o.width * (2 * (size_t)o.channels + 2));
+    if (!own) return;
     for (int row = row_begin; row < row_end; row++) {
         const int y = row % o.height;
         const size_t b = row / o.height, at = (size_t)y * o.width;
         average_row(values + b * o.channels * size, weights + b * o.samples * size + at,
                     shifts + 2 * b * o.samples * size + at, mask ? mask + b * size : NULL, out + b * o.channels * size,
-                    support + b * size, room, y, size, o);
+                    support + b * size, own, y, size, o);
     }
-    free(room);
+    free(own);
 }
 
 /* One block of pixels' maps, channel after channel, as float32; half: of bfloat16. */
@@ -153,11 +153,11 @@ EXPORT void guided_average(void *const *tensors, const int *numbers, int row_beg
     const int block = numbers[7], rows = numbers[8], columns = numbers[9], each = numbers[10], half = numbers[11];
     const int area = block * block, count = 3 * o.samples * area, weights = o.samples * area;
     const size_t size = (size_t)o.height * o.width, line = (size_t)columns * block, plane = line * block;
-    float *room = malloc(sizeof(float) * o.width * (2 * (size_t)o.channels + 2));
-    float *kernels = malloc(sizeof(float) * 3 * o.samples * plane), *restrict own = malloc(sizeof(float) * count);
-    float *restrict other = malloc(sizeof(float) * count);
-    if (!room || !kernels || !own || !other) abort();
-    for (int i = 0; i < count; i++) other[i] = 1;
+    float *sums_room = room(sizeof(float) * o.width * (2 * (size_t)o.channels + 2));
+    float *kernels = room(sizeof(float) * 3 * o.samples * plane), *restrict own = room(sizeof(float) * count);
+    float *restrict other = room(sizeof(float) * count);
+    if (!sums_room || !kernels || !own || !other) row_begin = row_end;
+    for (int i = 0; other && i < count; i++) other[i] = 1;
     for (int row = row_begin; row < row_end; row++) {
         const size_t b = row / rows;
         for (int x = 0; x < columns; x++) {
@@ -182,11 +182,11 @@ EXPORT void guided_average(void *const *tensors, const int *numbers, int row_beg
             const int y = row % rows * block + i;
             if (y < o.height)
                 average_row(values + b * o.channels * size, kernels + i * line, kernels + o.samples * plane + i * line,
-                            mask ? mask + b * size : NULL, out + b * o.channels * size, support + b * size, room, y,
+                            mask ? mask + b * size : NULL, out + b * o.channels * size, support + b * size, sums_room, y,
                             plane, o);
         }
     }
-    free(room);
+    free(sums_room);
     free(kernels);
     free(own);
     free(other);
@@ -236,15 +236,18 @@ static inline __attribute__((always_inline)) void backward_row(
     }
 }
 
-/* Gradients of kernel_average. grad_values may be NULL; otherwise it starts at 0 and a call takes whole maps. */
-EXPORT void kernel_average_backward(const float *restrict values, const float *restrict weights,
-                                    const float *restrict shifts, const float *restrict mask,
-                                    const float *restrict grad, float *restrict grad_values,
-                                    float *restrict grad_weights, float *restrict grad_shifts, int row_begin,
-                                    int row_end, int channels, int samples, int height, int width, int radius,
-                                    int residual, int zeros_outside) {
+/* Gradients of kernel_average. tensors: values, weights, shifts, mask, that of out, and those of values, weights and
+   shifts; numbers and rows as of kernel_average. That of the values may be NULL; otherwise it starts at 0 and a call takes
+   whole maps. */
+EXPORT void kernel_average_backward(void *const *tensors, const int *numbers, int row_begin, int row_end) {
+    const float *restrict values = tensors[0], *restrict weights = tensors[1], *restrict shifts = tensors[2];
+    const float *restrict mask = tensors[3], *restrict grad = tensors[4];
+    float *restrict grad_values = tensors[5], *restrict grad_weights = tensors[6], *restrict grad_shifts = tensors[7];
+    const int channels = numbers[0], samples = numbers[1], height = numbers[2], width = numbers[3], radius = numbers[4];
+    const int residual = numbers[5], zeros_outside = numbers[6];
     const size_t size = (size_t)height * width;
-    float *weighted = malloc(sizeof(float) * width * (2 * (size_t)channels + 4));
+    float *weighted = room(sizeof(float) * width * (2 * (size_t)channels + 4));
+    if (!weighted) return;
     float *plain = weighted + (size_t)channels * width, *weight = plain + (size_t)channels * width;
     float *support = weight + width, *scale = support + width, *centre = scale + width;
     for (int index = row_begin; index < row_end; index++) {

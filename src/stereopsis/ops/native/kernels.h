@@ -18,6 +18,16 @@
 /* A kernel that threads share: pointers and sizes in the order that its comment names, and its own range of rows. */
 typedef void (*Kernel)(void *const *tensors, const int *numbers, int row_begin, int row_end);
 
+/* How often a kernel found no memory and left its rows undone; the caller compares before and after. */
+extern EXPORT int exhausted;
+
+/* Memory of a kernel's own, or NULL, counted. */
+static inline void *room(size_t bytes) {
+    void *found = malloc(bytes);
+    if (!found) __atomic_fetch_add(&exhausted, 1, __ATOMIC_RELAXED);
+    return found;
+}
+
 /* e^x within the range of floats, to 2e-7 of itself; plain arithmetic, which vectorises. */
 static inline float exponential(float x) {
     x = x < -87 ? -87 : x > 87 ? 87 : x;

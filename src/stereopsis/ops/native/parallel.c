@@ -3,6 +3,8 @@
 
 #include "kernels.h"
 
+int exhausted = 0;
+
 typedef void (*Parallel)(void (*body)(void *), void *context, unsigned threads, unsigned flags);
 
 typedef struct {

@@ -82,7 +82,7 @@ EXPORT void patch_match(void *const *tensors, const int *numbers, int row_begin,
     step = step < 1 ? 1 : step;
     for (int row = row_begin; row < row_end; row++) {
         const size_t start = (size_t)(row / bands) * channels * plane + (size_t)(row % bands) * size * width;
-        float *scores = all_scores + row * blocks * stride, *restrict energy = all_energy + (size_t)row * width;
+        float *scores = all_scores + (size_t)row * blocks * stride, *restrict energy = all_energy + (size_t)row * width;
         for (int c = 0; c < channels; c += step) {
             const int count = smaller(step, channels - c);
             const float *target = targets + start + c * plane, *side = sides + start + c * plane;

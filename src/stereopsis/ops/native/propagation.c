@@ -21,9 +21,9 @@ EXPORT void propagate(void *const *tensors, const int *numbers, int plane_begin,
     float *out = tensors[2];
     const int channels = numbers[0], height = numbers[1], width = numbers[2], normalize = numbers[3];
     const size_t size = (size_t)height * width, strip = (size_t)height * COLUMNS;
-    float *own = malloc(sizeof(float) * (4 * strip + 2 * (height + 2))), *above = own + strip, *beside = above + strip;
+    float *own = room(sizeof(float) * (4 * strip + 2 * (height + 2))), *above = own + strip, *beside = above + strip;
     float *below = beside + strip, *columns = below + strip;
-    if (!own) abort();
+    if (!own) return;
     for (int plane = plane_begin; plane < plane_end; plane++) {
         const float *first = gates + ((size_t)(plane / channels) * 3 * channels + plane % channels) * size;
         float *h = out + plane * size;
@@ -57,10 +57,12 @@ EXPORT void propagate(void *const *tensors, const int *numbers, int plane_begin,
     free(own);
 }
 
-/* Gradients of propagate; grad holds that of out and becomes that of x. */
-EXPORT void propagate_backward(const float *restrict x, const float *restrict gates, const float *restrict out,
-                               float *restrict grad, float *restrict grad_gates, int plane_begin, int plane_end,
-                               int channels, int height, int width) {
+/* Gradients of propagate. tensors: x, gates, out, that of out, which becomes that of x, and that of the gates; numbers
+   (channels, height, width) and planes as of propagate. */
+EXPORT void propagate_backward(void *const *tensors, const int *numbers, int plane_begin, int plane_end) {
+    const float *restrict x = tensors[0], *restrict gates = tensors[1], *restrict out = tensors[2];
+    float *restrict grad = tensors[3], *restrict grad_gates = tensors[4];
+    const int channels = numbers[0], height = numbers[1], width = numbers[2];
     const size_t size = (size_t)height * width;
     for (int plane = plane_begin; plane < plane_end; plane++) {
         const size_t first = ((size_t)(plane / channels) * 3 * channels + plane % channels) * size;

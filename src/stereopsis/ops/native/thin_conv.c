@@ -32,7 +32,8 @@ static int new_strip(Strip *strip, int planes, int width, int height) {
     int rows = (int)(STRIP / (sizeof(float) * strip->row * planes)) - 2;
     strip->rows = rows < 4 ? 4 : rows > height ? height : rows;
     strip->plane = (strip->rows + 2) * strip->row;
-    strip->values = calloc(planes * strip->plane, sizeof(float));
+    strip->values = room(planes * strip->plane * sizeof(float));
+    if (strip->values) memset(strip->values, 0, planes * strip->plane * sizeof(float));
     return !strip->values;
 }
 
@@ -110,7 +111,7 @@ static void convolve_row(const Strip *strip, const float *first, int planes, int
    (step, channel). */
 static float *packed(const float *kernel, const float *bias, int outputs, int channels, int steps) {
     const int planes = steps * channels;
-    float *weights = malloc(sizeof(float) * outputs * (planes * 9 + 1)), *to = weights + outputs;
+    float *weights = room(sizeof(float) * outputs * (planes * 9 + 1)), *to = weights + outputs;
     if (!weights) return NULL;
     for (int o = 0; o < outputs; o++) weights[o] = bias ? bias[o] : 0;
     for (int o = 0, block; o < outputs; o += block) {
@@ -139,7 +140,8 @@ static void prepare(const float *restrict row, const float *restrict below, floa
 /* tensors: first and second (batch, c1 or c2, slices, height, width), the second may be NULL; weight, bias, mean and
    variance of a normalisation of their channels, the first may be NULL, and what is added to the variance; kernel
    (outputs, c1 + c2, steps, 3, 3) with 1 or 3 steps over the slices; bias, may be NULL; out (batch, outputs, slices,
-   rows, columns). pool: the largest of 2 x 2 pixels comes first of all. Rows of the flattened (batch, row of the output)
+   rows, columns). numbers: c1, c2, slices, height, width, outputs, steps,
+   stride, pool, relu, rows, columns; pool: the largest of 2 x 2 pixels comes first of all. Rows of the flattened (batch, row of the output)
    axis. */
 EXPORT void thin_conv(void *const *tensors, const int *numbers, int row_begin, int row_end) {
     const float *first = tensors[0], *second = tensors[1], *const *norm = (const float *const *)tensors + 2;
@@ -151,11 +153,11 @@ EXPORT void thin_conv(void *const *tensors, const int *numbers, int row_begin, i
     const int wide = pool ? width / 2 : width, high = pool ? height / 2 : height;
     const int columns = (wide + stride - 1) / stride, rows = (high + stride - 1) / stride;
     const size_t size = (size_t)height * width, out_slice = (size_t)rows * columns;
-    float *weights = packed(kernel, bias, outputs, channels, steps), *scale = malloc(sizeof(float) * 2 * channels);
+    float *weights = packed(kernel, bias, outputs, channels, steps), *scale = room(sizeof(float) * 2 * channels);
     Strip strip;
-    if (new_strip(&strip, planes, wide, high) || !weights || !scale) abort();
+    if (new_strip(&strip, planes, wide, high) || !weights || !scale) row_begin = row_end;
     float *shift = scale + channels;
-    for (int c = 0; c < channels; c++) {
+    for (int c = 0; row_begin < row_end && c < channels; c++) {
         scale[c] = norm[0] ? norm[0][c] / sqrtf(norm[3][c] + *norm[4]) : 1;
         shift[c] = norm[0] ? norm[1][c] - norm[2][c] * scale[c] : 0;
     }
@@ -230,7 +232,7 @@ EXPORT void canvas_conv(void *const *tensors, const int *numbers, int row_begin,
     const size_t size = (size_t)p.rows * p.columns;
     float *weights = packed(kernel, bias, outputs, 3, 1);
     Strip strip;
-    if (new_strip(&strip, 3, p.columns, p.rows) || !weights) abort();
+    if (new_strip(&strip, 3, p.columns, p.rows) || !weights) row_begin = row_end;
     for (int row = row_begin, count; row < row_end; row += count) {
         const int sample = row / p.rows, y = row % p.rows;
         const float *image = images[sample / batch] + (size_t)(sample % batch) * p.channels * p.height * p.width;
@@ -260,8 +262,8 @@ EXPORT void canvas_reduced(void *const *tensors, const int *numbers, int row_beg
     const Place p = placed(numbers);
     const int factor = numbers[8];
     const int rows = p.rows / factor, columns = p.columns / factor;
-    float *upper = malloc(sizeof(float) * 2 * p.columns), *lower = upper + p.columns;
-    if (!upper) abort();
+    float *upper = room(sizeof(float) * 2 * p.columns), *lower = upper + p.columns;
+    if (!upper) return;
     for (int row = row_begin; row < row_end; row++) {
         const int sample = row / rows, y = row % rows * factor + factor / 2;
         const float *from = image + (size_t)sample * p.channels * p.height * p.width;

@@ -17,8 +17,8 @@ typedef struct {
 static int new_candidates(Candidates *s, int tiles, int channels, int candidates) {
     s->reach = (candidates + 3) / 4 * 4;
     s->columns = (tiles + LANES - 1) / LANES * LANES + s->reach / 4 + LANES;
-    s->phases = malloc(sizeof(float) * 4 * channels * s->columns);
-    s->lefts = malloc(sizeof(float) * channels * LANES);
+    s->phases = room(sizeof(float) * 4 * channels * s->columns);
+    s->lefts = room(sizeof(float) * channels * LANES);
     return !s->phases || !s->lefts;
 }
 
@@ -63,14 +63,15 @@ static inline __attribute__((always_inline)) void match_block(const Candidates *
     }
 }
 
-/* left (rows, tiles, c), right (rows, width, c); exclude (rows, tiles) or NULL; best (rows, tiles). */
-EXPORT int tile_match(const float *left, const float *right, const float *exclude, float band, float *best,
-                      int row_begin, int row_end, int tiles, int width, int channels, int candidates) {
+/* tensors: left (batch, height, tiles, c), right (batch, height, width, c), exclude (batch, 1, height, tiles) or NULL, the
+   band around it, and best (batch, 1, height, tiles); numbers: height, tiles, width, c and candidates. Rows of the
+   flattened (batch, row) axis. */
+EXPORT void tile_match(void *const *tensors, const int *numbers, int row_begin, int row_end) {
+    const float *left = tensors[0], *right = tensors[1], *exclude = tensors[2], band = *(const float *)tensors[3];
+    float *best = tensors[4];
+    const int tiles = numbers[1], width = numbers[2], channels = numbers[3], candidates = numbers[4];
     Candidates s;
-    if (new_candidates(&s, tiles, channels, candidates)) {
-        free_candidates(&s);
-        return 1;
-    }
+    if (new_candidates(&s, tiles, channels, candidates)) row_begin = row_end;
     for (int row = row_begin; row < row_end; row++) {
         const float *l = left + (size_t)row * tiles * channels;
         sort_row(&s, right + (size_t)row * width * channels, width, channels);
@@ -83,7 +84,6 @@ EXPORT int tile_match(const float *left, const float *right, const float *exclud
         }
     }
     free_candidates(&s);
-    return 0;
 }
 
 /* tensors: left (batch, height, tiles, c), right (batch, height, width, c), hypotheses (batch, height, tiles, 16), whose
@@ -93,7 +93,7 @@ EXPORT int tile_match(const float *left, const float *right, const float *exclud
 EXPORT void tile_match_hypotheses(void *const *tensors, const int *numbers, int row_begin, int row_end) {
     const int height = numbers[0], tiles = numbers[1], width = numbers[2], channels = numbers[3], candidates = numbers[4];
     Candidates s;
-    if (new_candidates(&s, tiles, channels, candidates)) abort();
+    if (new_candidates(&s, tiles, channels, candidates)) row_begin = row_end;
     for (int row = row_begin; row < row_end; row++) {
         const float *left = (const float *)tensors[0] + (size_t)row * tiles * channels;
         const float *right = (const float *)tensors[1] + (size_t)row * width * channels;
@@ -129,9 +129,12 @@ static float columns_at(float position, int last, int at[4]) {
     return position - low;
 }
 
-/* left, right (rows, width, c), disparity (rows, width); costs (rows / 4, width / 4, 4, 4, 4): (row, column, kind). */
-EXPORT void tile_warp_cost(const float *restrict left, const float *restrict right, const float *restrict disparity,
-                           float *restrict costs, int row_begin, int row_end, int width, int channels) {
+/* tensors: left, right (batch, height, width, c), disparity (batch, 1, height, width), costs (batch, height / 4, width / 4,
+   4, 4, 4): (row, column, kind); numbers: height, width and c. Rows of the flattened (batch, row) axis. */
+EXPORT void tile_warp_cost(void *const *tensors, const int *numbers, int row_begin, int row_end) {
+    const float *restrict left = tensors[0], *restrict right = tensors[1], *restrict disparity = tensors[2];
+    float *restrict costs = tensors[3];
+    const int width = numbers[1], channels = numbers[2];
     for (int row = row_begin; row < row_end; row++) {
         const float *l = left + (size_t)row * width * channels;
         const float *r = right + (size_t)row * width * channels;
@@ -159,12 +162,14 @@ EXPORT void tile_warp_cost(const float *restrict left, const float *restrict rig
 
 static float sign(float value) { return (float)((value > 0) - (value < 0)); }
 
-/* Gradients of tile_warp_cost; those of the features are added to what is there, so that hypotheses accumulate. */
-EXPORT void tile_warp_cost_backward(const float *restrict left, const float *restrict right,
-                                    const float *restrict disparity, const float *restrict grad_costs,
-                                    float *restrict grad_left, float *restrict grad_right,
-                                    float *restrict grad_disparity, int row_begin, int row_end, int width, int channels) {
-    float *buffer = malloc(sizeof(float) * 4 * channels);
+/* Gradients of tile_warp_cost. tensors: left, right, disparity, that of the costs, those of left and right, which are
+   added to what is there, so that hypotheses accumulate, and that of the disparity; numbers and rows as above. */
+EXPORT void tile_warp_cost_backward(void *const *tensors, const int *numbers, int row_begin, int row_end) {
+    const float *restrict left = tensors[0], *restrict right = tensors[1], *restrict disparity = tensors[2];
+    const float *restrict grad_costs = tensors[3];
+    float *restrict grad_left = tensors[4], *restrict grad_right = tensors[5], *restrict grad_disparity = tensors[6];
+    const int width = numbers[1], channels = numbers[2];
+    float *buffer = room(sizeof(float) * 4 * channels);
     if (!buffer) return;
     float *g0 = buffer, *g1 = g0 + channels, *g2 = g1 + channels, *g3 = g2 + channels;
     for (int row = row_begin; row < row_end; row++) {

@@ -39,8 +39,8 @@ EXPORT void image_to_map(void *const *tensors, const int *numbers, int row_begin
 EXPORT void finished_hypotheses(void *const *tensors, const int *numbers, int row_begin, int row_end) {
     const int height = numbers[0], width = numbers[1], rows = numbers[2], columns = numbers[3];
     const float sign = numbers[4] ? 4 : -4;
-    float *sure = malloc(sizeof(float) * width);
-    if (!sure) abort();
+    float *sure = room(sizeof(float) * width);
+    if (!sure) return;
     for (int row = row_begin; row < row_end; row++) {
         const size_t batch = row / rows, y = row % rows;
         const float *restrict d = (const float *)tensors[0] + (batch * height + y) * width;
@@ -99,7 +99,7 @@ EXPORT void split_hypotheses(void *const *tensors, const int *numbers, int row_b
 
 /* Adds updates and keeps the better of two hypotheses.
    tensors: first, second (tiles, 16), the latter may be NULL, updates (tiles, channels): those of the first, of the
-   second, and a w for each; out (tiles, 16), w (tiles); numbers: tiles a row, channels, and whether the highest w wins.
+   second, and a w for each; out (tiles, 16), w (tiles); numbers: tiles a row, channels, whether the highest w wins, and rows an image.
    Rows of the flattened (batch, row) axis. */
 EXPORT void choose_hypotheses(void *const *tensors, const int *numbers, int row_begin, int row_end) {
     const int tiles = numbers[0], channels = numbers[1], highest = numbers[2];
@@ -217,8 +217,8 @@ EXPORT DOTS void tile_warp_cost_bf16(void *const *tensors, const int *numbers, i
     const int height = numbers[0], width = numbers[1], channels = numbers[2], pitch = numbers[3];
     const int image = numbers[4], row_step = numbers[5], out_image = numbers[6], out_row = numbers[7];
     const int tile_rows = height / 4;
-    Line line = {malloc(2 * pitch * ((size_t)width + 2 * BORDER)), malloc(sizeof(int) * width), malloc(sizeof(float) * width)};
-    if (!line.right || !line.first || !line.weight) abort();
+    Line line = {room(2 * pitch * ((size_t)width + 2 * BORDER)), room(sizeof(int) * width), room(sizeof(float) * width)};
+    if (!line.right || !line.first || !line.weight) row_begin = row_end;
     for (int row = row_begin; row < row_end; row++) {
         const size_t batch = row / tile_rows, y = row % tile_rows;
         const float *hypotheses = (const float *)tensors[2] + (size_t)row * (width / 4) * HYPOTHESIS;
