@@ -220,6 +220,19 @@ def test_two_queues_do_not_share_a_folder(tmp_path, out):
         process.communicate(timeout=60)
 
 
+def test_an_edit_that_makes_no_sense_does_not_end_a_queue(tmp_path, out):
+    queue, notes = _write(tmp_path, TINY.replace("steps = 24", "steps = 2")), []
+
+    def note(text):
+        notes.append(text)
+        if "started" in text:
+            queue.write_text("[[run]]\nrecipe = 'of another version'\n")
+
+    [state] = Queue(queue, out, note=note).work()
+    assert state.finished
+    assert sum("not used as it is now" in text for text in notes) == 1
+
+
 def test_a_run_that_fails_is_reported_and_the_others_go_on(tmp_path, out):
     broken = '[[run]]\nrecipe = "hitnet.smoke"\nname = "broken"\nsteps = 4\ninitial = "hitnet_xl"\n'
     other = TINY.replace("steps = 24", "steps = 2")

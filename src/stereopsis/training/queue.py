@@ -210,6 +210,7 @@ class Queue:
         self._note, self._stop = note, False
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._failed: set[str] = set()
+        self._refused = ""
         self._started_at: dict[str, int] = {}  # step at which a run was last started
 
     def work(self) -> list[RunState]:
@@ -220,13 +221,13 @@ class Queue:
         Raises:
             ValueError: another process works on the folder, or the queue file is not valid.
         """
-        read_queue(self.path)
+        runs = read_queue(self.path)
         self.out.mkdir(parents=True, exist_ok=True)
         with _locked(self.out), self._signals():
             self._code = _snapshot(self.out)
             while True:
                 self._reap()
-                runs = read_queue(self.path)
+                runs = self._read_again(runs)
                 if self._stopping():
                     break
                 waiting = [run for run in runs if self._ready(run, runs)]
@@ -235,8 +236,8 @@ class Queue:
                 for run in waiting[: self.parallel - len(self._processes)]:
                     self._start(run)
                 time.sleep(0.2)
-            self._end()
-        return self.states()
+            self._end(runs)
+        return [state_of(self.out / run.name) for run in runs]
 
     def states(self) -> list[RunState]:
         """Return the states of all runs, in the order of the file."""
@@ -247,6 +248,16 @@ class Queue:
         with (self.out / "queue.log").open("a") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
         self._note(text)
+
+    def _read_again(self, before: list[QueuedRun]) -> list[QueuedRun]:
+        """The runs of the file as it is now, or those of before while an edit makes no sense to this version."""
+        try:
+            return read_queue(self.path)
+        except (ValueError, OSError) as error:
+            if str(error) != self._refused:
+                self.log(f"the queue file is not used as it is now: {error}")
+            self._refused = str(error)
+            return before
 
     def _ready(self, run: QueuedRun, runs: list[QueuedRun]) -> bool:
         if run.name in self._processes or run.name in self._failed or state_of(self.out / run.name).finished:
@@ -303,7 +314,7 @@ class Queue:
     def _stopping(self) -> bool:
         return self._stop or (self.deadline is not None and time.monotonic() > self.deadline)
 
-    def _end(self) -> None:
+    def _end(self, runs: list[QueuedRun]) -> None:
         self._stop = True
         for process in self._processes.values():
             process.terminate()
@@ -312,7 +323,7 @@ class Queue:
                 process.wait(STOP_SECONDS)
             process.kill()
         self._reap()
-        for state in self.states():
+        for state in (state_of(self.out / run.name) for run in runs):
             self.log(f"{state.name}: {summary(state)}")
 
     @contextmanager
