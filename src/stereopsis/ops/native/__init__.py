@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,6 +35,8 @@ class Region(Protocol):
     def first(self) -> int: ...
 
 
+INTERFACE = 2  # of native/kernels.h
+
 Argument = Tensor | Region | ctypes.Structure | None
 
 
@@ -51,10 +54,20 @@ def library() -> ctypes.CDLL | None:
     for name in names:
         for path in Path(__file__).parent.glob(f"libkernels.{name}.*"):
             try:
-                return ctypes.CDLL(str(path))
+                found = ctypes.CDLL(str(path))
             except OSError:  # built for another platform
                 continue
+            if _interface(found) == INTERFACE:
+                return found
+            warnings.warn(f"{path.name} was built from other sources and is not used; build it again.", stacklevel=2)
     return None
+
+
+def _interface(library: ctypes.CDLL) -> int:
+    try:
+        return ctypes.c_int.in_dll(library, "interface").value
+    except ValueError:  # built before there was a number
+        return 1
 
 
 @functools.cache

@@ -18,6 +18,10 @@
 /* A kernel that threads share: pointers and sizes in the order that its comment names, and its own range of rows. */
 typedef void (*Kernel)(void *const *tensors, const int *numbers, int row_begin, int row_end);
 
+/* Counts changes of what kernels take; Python compares it with its own. */
+#define INTERFACE 2
+extern EXPORT int interface;
+
 /* How often a kernel found no memory and left its rows undone; the caller compares before and after. */
 extern EXPORT int exhausted;
 

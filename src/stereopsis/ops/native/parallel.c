@@ -3,6 +3,7 @@
 
 #include "kernels.h"
 
+int interface = INTERFACE;
 int exhausted = 0;
 
 typedef void (*Parallel)(void (*body)(void *), void *context, unsigned threads, unsigned flags);
