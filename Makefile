@@ -1,8 +1,11 @@
-# Everything runs in .venv, made once with the tested versions of constraints.txt.
+# Everything runs in .venv, made once with the tested versions of constraints.txt: what the demo needs first, the
+# developers' tools when a target needs them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DEMO := $(VENV)/.demo
 INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help demo pictures test lint types docs dist clean
@@ -17,7 +20,7 @@ help:
 	@echo "make dist      sdist and wheel in dist, and the wheel tried in an empty environment"
 	@echo "make clean     remove .venv and caches"
 
-demo: $(INSTALLED)
+demo: $(DEMO)
 	$(BIN)/stereopsis demo
 
 pictures: demo
@@ -42,8 +45,14 @@ dist: $(INSTALLED)
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-# A stamp beside the environment, written last: an interrupted install starts again.
-$(INSTALLED): pyproject.toml constraints.txt
+# Stamps beside the environment, written last: an interrupted install starts again.
+$(DEMO): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@echo "Installing the package and what the demo needs into $(VENV), about 1 GB ..."
+	$(PIP) -e '.[demo]'
+	touch $@
+
+$(INSTALLED): $(DEMO)
+	@echo "Installing the developers' tools into $(VENV) ..."
+	$(PIP) --progress-bar off -e '.[dev]'
 	touch $@

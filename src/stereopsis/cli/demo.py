@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from stereopsis.cli.console import new_table, note, show_json, show_table
@@ -42,4 +43,18 @@ def demo(out: Path = Path("out/demo"), model: str = "hitnet.scenes", json: bool 
     print(f"depth {depth['near']:.2f} to {depth['far']:.2f} m, median {depth['median']:.2f} m")
     print(f"{summary['points']} points in {out / 'cloud.ply'}")
     print(f"report {out / 'report.html'}")
+    print(f"open it with: {_program()} view {out}")
     note(f"{len(files)} files in {out}")
+
+
+def _program() -> str:
+    """The command that runs this program, as it can be typed in the current folder."""
+    import shutil
+    import sys
+
+    installed = Path(sys.executable).with_name("stereopsis")
+    if shutil.which("stereopsis") or not installed.is_file():
+        return "stereopsis"
+    with suppress(ValueError):
+        return str(installed.relative_to(Path.cwd()))
+    return str(installed)
