@@ -72,16 +72,15 @@ def test_names_are_matched_before_order(tmp_path):
         ("z_left", "right_z"),
     ]
     _touch(tmp_path, "m/100.png", "m/200.png", "n/105.png", "n/205.png")
-    assert [(p.left.stem, p.right.stem) for p in find_pairs(tmp_path / "m", tmp_path / "n")] == [
-        ("100", "105"),
-        ("200", "205"),
-    ]
+    with pytest.warns(UserWarning, match=r"paired by their order \(100\.png with 105\.png"):
+        pairs = find_pairs(tmp_path / "m", tmp_path / "n")
+    assert [(p.left.stem, p.right.stem) for p in pairs] == [("100", "105"), ("200", "205")]
 
 
 def test_what_is_missing_is_named(tmp_path):
-    _touch(tmp_path, "l/1.png", "l/2.png", "r/1.png")
+    _touch(tmp_path, "l/a.png", "l/b.png", "r/c.png")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"holds 2 images and .* holds 1"):
+    with pytest.raises(ValueError, match=r"holds 2 images and .* holds 1, and no names agree"):
         find_pairs(tmp_path / "l", tmp_path / "r")
     with pytest.raises(ValueError, match=r"empty holds no image \(\.png"):
         find_pairs(tmp_path / "empty", tmp_path / "r")
@@ -93,7 +92,133 @@ def test_what_is_missing_is_named(tmp_path):
         with pytest.raises(FileNotFoundError, match="none does not exist"):
             find_pairs(*arguments)
     with pytest.raises(ValueError, match="is a file; name the right view too"):
-        find_pairs(tmp_path / "l/1.png")
+        find_pairs(tmp_path / "l/a.png")
+
+
+# --- frames without a partner
+
+
+def _stems(pairs):
+    return [(pair.left.stem, pair.right.stem) for pair in pairs]
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("{}", "{}"),
+        ("left_{}", "right_{}"),
+        ("frame{}_L", "frame{}_R"),
+        ("L{}", "R{}"),
+        ("{}_leftImg8bit", "{}_rightImg8bit"),
+        ("cam0_{}", "cam1_{}"),
+        ("alpha_{}", "beta_{}"),
+        ("140363{}.763", "140363{}.764"),
+    ],
+)
+def test_frames_that_one_camera_lost_are_left_out_and_named(tmp_path, left, right):
+    """Pairs are made by name, whatever marks the view."""
+    width = 4
+    lefts = [left.format(f"{k:0{width}d}") for k in range(20) if k != 2]
+    rights = [right.format(f"{k:0{width}d}") for k in range(20) if k != 17]
+    _touch(tmp_path, *(f"left/{name}.png" for name in lefts), *(f"right/{name}.png" for name in rights))
+    with pytest.warns(UserWarning, match="no partner") as warned:
+        pairs = find_pairs(tmp_path / "left", tmp_path / "right")
+    expected = [k for k in range(20) if k not in (2, 17)]
+    assert _stems(pairs) == [(left.format(f"{k:04d}"), right.format(f"{k:04d}")) for k in expected]
+    text = " ".join(str(warning.message) for warning in warned)
+    assert left.format("0017") + ".png" in text
+    assert right.format("0002") + ".png" in text
+
+
+def test_time_stamps_within_the_tolerance_are_pairs(tmp_path):
+    """Cameras that are triggered together differ by a few milliseconds."""
+    start = 1_403_636_579_763_555_584
+    lefts = [start + 50_000_000 * k for k in range(6)]
+    rights = [time + 3_000_000 * (-1) ** k for k, time in enumerate(lefts) if k != 3]
+    _touch(tmp_path, *(f"cam0/{time}.png" for time in lefts), *(f"cam1/{time}.png" for time in rights))
+    with pytest.warns(UserWarning, match=f"1 image of .*cam0 had no partner and was left out: {lefts[3]}.png"):
+        pairs = find_pairs(tmp_path)
+    assert [int(pair.left.stem) - lefts[k] for pair, k in zip(pairs, (0, 1, 2, 4, 5), strict=True)] == [0] * 5
+    with pytest.raises(ValueError, match="no names agree"):
+        find_pairs(tmp_path / "cam0", tmp_path / "cam1", 0.001)
+
+
+def test_many_unpaired_images_are_counted_and_three_are_named(tmp_path):
+    _touch(tmp_path, "right/7.png", *(f"left/{k}.png" for k in range(10)))
+    with pytest.warns(
+        UserWarning, match=r"9 images of .*left had no partner and were left out: 0.png, 1.png, 2.png, \."
+    ):
+        assert _stems(find_pairs(tmp_path)) == [("7", "7")]
+
+
+# --- what is a view
+
+
+@pytest.mark.parametrize(
+    "name", ["flowerpots", "soccer", "confocal", "conference", "occupied", "displays", "masked", "overflow"]
+)
+def test_words_that_only_contain_a_map_are_views(tmp_path, name):
+    _touch(tmp_path, f"{name}_left.png", f"{name}_right.png", "x_left.png", "x_right.png")
+    assert len(find_pairs(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["disp_{}", "{}_disparity", "depth_{}", "x_{}_flow", "occ-{}", "x_conf_{}", "x_mask_{}", "dispmap_{}"]
+)
+def test_maps_are_no_views_and_are_named(tmp_path, name):
+    maps = [f"{name.format(side)}.png" for side in ("left", "right")]
+    _touch(tmp_path, "x_left.png", "x_right.png", *maps)
+    with pytest.warns(UserWarning, match="2 images of .* are not views by their names and were left out"):
+        assert _stems(find_pairs(tmp_path)) == [("x_left", "x_right")]
+
+
+def test_a_view_without_partner_in_one_folder_is_named(tmp_path):
+    _touch(tmp_path, "a_left.png", "a_right.png", "alone_left.png")
+    with pytest.warns(UserWarning, match=r"1 image of .* had no partner and was left out: alone_left\.png"):
+        assert _stems(find_pairs(tmp_path)) == [("a_left", "a_right")]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"frame_{k}" for k in range(6)],
+        ["frame_0", "frame_1"],
+        ["img_0", "img_1"],
+        [f"{k:06d}" for k in range(4)],
+        ["000000_10", "000000_11"],
+        [f"{k:06d}_{j}" for k in range(3) for j in (10, 11)],
+    ],
+)
+def test_frames_of_one_camera_are_no_pair(tmp_path, names):
+    _touch(tmp_path, *(f"{name}.png" for name in names))
+    with pytest.raises(ValueError, match="no stereo pair in a known layout"):
+        find_pairs(tmp_path)
+
+
+def test_numbered_views_of_several_scenes_are_pairs(tmp_path):
+    _touch(tmp_path, *(f"{scene}_{view}.png" for scene in ("a", "b") for view in (0, 1)))
+    assert _stems(find_pairs(tmp_path)) == [("a_0", "a_1"), ("b_0", "b_1")]
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("cam0", "cam1"), ("cam0/data", "cam1/data"), ("image_0", "image_1"), ("infra1", "infra2"), ("L", "R"),
+        ("left_raw", "right_raw"), ("rgb_left", "rgb_right"), ("camera_cam0", "camera_cam1"), ("stereo_L", "stereo_R"),
+    ],
+)  # fmt: skip
+def test_folders_of_two_cameras(tmp_path, left, right):
+    _touch(tmp_path, *(f"{side}/{k}.png" for side in (left, right) for k in range(3)))
+    assert _stems(find_pairs(tmp_path)) == [(str(k), str(k)) for k in range(3)]
+
+
+@pytest.mark.parametrize(("case", "expected"), [("pairs-by-order", ["000001", "000004", "000005"])])
+def test_reported_recordings(shared_data, case, expected):
+    with pytest.warns(UserWarning, match="no partner"):
+        pairs = find_pairs(shared_data(f"cases/{case}"))
+    assert _stems(pairs) == [(stem, stem) for stem in expected]
+    with pytest.raises(ValueError, match="no stereo pair"):
+        find_pairs(shared_data("cases/one-camera-folder"))
 
 
 @pytest.mark.parametrize(

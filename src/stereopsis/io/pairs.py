@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import glob
-import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from stereopsis.io.images import IMAGE_SUFFIXES
+from stereopsis.io.partners import (
+    LETTERS,
+    NAMED,
+    NOT_A_VIEW,
+    TOKENS,
+    left_out,
+    natural,
+    numbered_views,
+    partners,
+    swapped,
+    without_token,
+)
 from stereopsis.io.stamps import TOLERANCE, pair_tables
 
 
@@ -27,18 +39,14 @@ class PairPaths:
 
 
 FOLDERS = (
-    ("left", "right"), ("Left", "Right"), ("image_2", "image_3"), ("image_02/data", "image_03/data"),
-    ("image_02", "image_03"), ("colored_0", "colored_1"), ("image_0", "image_1"), ("image_00/data", "image_01/data"),
-    ("cam0/data", "cam1/data"), ("mav0/cam0/data", "mav0/cam1/data"), ("left_images", "right_images"),
+    ("left", "right"), ("Left", "Right"), ("L", "R"), ("l", "r"), ("image_2", "image_3"),
+    ("image_02/data", "image_03/data"), ("image_02", "image_03"), ("colored_0", "colored_1"), ("image_0", "image_1"),
+    ("image_00/data", "image_01/data"), ("image_00", "image_01"), ("cam0/data", "cam1/data"), ("cam0", "cam1"),
+    ("mav0/cam0/data", "mav0/cam1/data"), ("mav0/cam0", "mav0/cam1"), ("infra1", "infra2"), ("cam_0", "cam_1"),
+    ("left_images", "right_images"), ("left_raw", "right_raw"), ("left_rect", "right_rect"),
 )  # fmt: skip
 FILES = (("im0", "im1"), ("left", "right"), ("view1", "view5"), ("im2", "im6"), ("image_left", "image_right"))
-# A part of the name that says which view it is, from the clearest to the least clear.
-TOKENS = (
-    ("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT"), ("_L", "_R"), ("-L", "-R"), ("_l", "_r"),
-    ("cam0", "cam1"), ("im0", "im1"), ("view1", "view5"), ("L", "R"), ("_0", "_1"),
-)  # fmt: skip
-NOT_A_VIEW = re.compile(r"disp|depth|mask|occ|conf|flow", re.IGNORECASE)
-LAYOUTS = "im0/im1, left/right, view1/view5, image_2/image_3, *_L/*_R or *left*/*right*"
+LAYOUTS = "left/right, cam0/cam1, infra1/infra2, image_2/image_3, im0/im1, view1/view5, *_L/*_R or *left*/*right*"
 
 
 def find_pairs(left: str | Path, right: str | Path | None = None, tolerance: float = TOLERANCE) -> list[PairPaths]:
@@ -51,13 +59,14 @@ def find_pairs(left: str | Path, right: str | Path | None = None, tolerance: flo
         left: a file, a folder or a glob of left views; without ``right`` a folder in a known layout: sub-folders
             ``left``/``right`` or ``image_2``/``image_3``, files ``im0``/``im1``, ``view1``/``view5``, ``*_L``/``*_R``
             or the like, or sub-folders that each hold one such scene.
-        right: the same of right views. Files are matched by name where the names agree (apart from the part that says
-            left or right), else by order.
-        tolerance: seconds that two images of a pair may be apart, where tables tell their times.
+        right: the same of right views. Files are paired by name (:func:`~stereopsis.io.partners.partners`); a warning
+            names those without a partner, which are left out.
+        tolerance: seconds that two images of a pair may be apart if tables or their names state times.
 
     Raises:
         FileNotFoundError: a file or folder is missing.
-        ValueError: a folder without images, different counts, a folder in no known layout, or a damaged table.
+        ValueError: a folder without images, different counts of images whose names do not agree, a folder in no known
+            layout, or a damaged table.
     """
     if right is None:
         return _in_layout(Path(left), tolerance)
@@ -65,17 +74,9 @@ def find_pairs(left: str | Path, right: str | Path | None = None, tolerance: flo
     if table is not None and other is not None:
         return [PairPaths(first.stem, first, second) for first, second in pair_tables(table, other, tolerance)]
     lefts, rights = list_files(left), list_files(right)
-    if len(lefts) != len(rights):
-        raise ValueError(
-            f"{left} holds {len(lefts)} images and {right} holds {len(rights)}; "
-            "each left view needs one right view, so remove what has no partner."
-        )
-    rights = (
-        _matched([p.stem for p in lefts], {p.stem: p for p in rights})
-        or _matched([_key(p.stem, 0) for p in lefts], {_key(p.stem, 1): p for p in rights})
-        or rights
-    )
-    return [PairPaths(name, a, b) for name, a, b in zip(unique_names(lefts), lefts, rights, strict=True)]
+    pairs = partners(lefts, rights, tolerance, (left, right))
+    names = unique_names([first for first, _ in pairs])
+    return [PairPaths(name, first, second) for name, (first, second) in zip(names, pairs, strict=True)]
 
 
 def _table(folder: Path) -> Path | None:
@@ -93,7 +94,7 @@ def _in_layout(folder: Path, tolerance: float) -> list[PairPaths]:
         raise ValueError(f"{folder} is a file; name the right view too, or a folder of pairs.")
     pairs = _scene(folder, tolerance)
     if not pairs:
-        for scene in sorted((p for p in folder.iterdir() if p.is_dir()), key=_natural):
+        for scene in sorted((p for p in folder.iterdir() if p.is_dir()), key=natural):
             found = _scene(scene, tolerance)
             alone = len(found) == 1
             pairs += [PairPaths(scene.name if alone else f"{scene.name}_{p.name}", p.left, p.right) for p in found]
@@ -107,54 +108,41 @@ def _scene(folder: Path, tolerance: float) -> list[PairPaths]:
     for left, right in FOLDERS:
         if (folder / left).is_dir() and (folder / right).is_dir():
             return find_pairs(folder / left, folder / right, tolerance)
-    for sub in sorted((p for p in folder.iterdir() if p.is_dir() and not NOT_A_VIEW.search(p.name)), key=_natural):
-        partner = sub.with_name(sub.name.replace("left", "right"))
-        if partner != sub and partner.is_dir():
-            return find_pairs(sub, partner, tolerance)
+    for sub in sorted((p for p in folder.iterdir() if p.is_dir() and not NOT_A_VIEW.search(p.name)), key=natural):
+        for token in TOKENS:
+            name = swapped(sub.name, token)
+            if name is not None and sub.with_name(name).is_dir():
+                return find_pairs(sub, sub.with_name(name), tolerance)
     return _among_files(folder)
 
 
 def _among_files(folder: Path) -> list[PairPaths]:
-    images = {path.name: path for path in _listing(folder) if not NOT_A_VIEW.search(path.stem)}
-    stems = {Path(name).stem: path for name, path in images.items()}
+    listed = _listing(folder)
+    views = {path.stem: path for path in listed if not NOT_A_VIEW.search(path.stem)}
     for left, right in FILES:
-        if left in stems and right in stems:
-            return [PairPaths(folder.name, stems[left], stems[right])]
-    pairs: list[PairPaths] = []
-    used: set[Path] = set()
-    for left, right in TOKENS:
-        for stem, path in stems.items():
-            partner = _swap(stem, left, right)
-            if path in used or partner is None or partner not in stems or stems[partner] in used:
-                continue
-            used |= {path, stems[partner]}
-            pairs.append(PairPaths(_key(stem, 0) or folder.name, path, stems[partner]))
-    names = [pair.name for pair in pairs]
-    if len(set(names)) != len(names):
+        if left in views and right in views:
+            return [PairPaths(folder.name, views[left], views[right])]
+    found: dict[str, str] = {}
+    for token in (*TOKENS, *LETTERS):
+        for stem in views:
+            partner = swapped(stem, token)
+            if partner in views and not {stem, partner} & {*found, *found.values()}:
+                found[stem] = partner
+    found = found or dict(numbered_views(list(views)))
+    if not found:
+        return []
+    pairs = [PairPaths(without_token(a, 0) or folder.name, views[a], views[b]) for a, b in found.items()]
+    if len({pair.name for pair in pairs}) < len(pairs):
         pairs = [PairPaths(pair.left.stem, pair.left, pair.right) for pair in pairs]
-    return sorted(pairs, key=lambda pair: _natural(pair.left))
-
-
-def _swap(stem: str, left: str, right: str) -> str | None:
-    """The right view's stem; one-letter tokens count at the end alone, since letters stand in every word."""
-    if len(left) == 1 or left == "_0":
-        return stem[: -len(left)] + right if stem.endswith(left) else None
-    return right.join(stem.rsplit(left, 1)) if left in stem else None
-
-
-def _matched(keys: list[str], rights: dict[str, Path]) -> list[Path] | None:
-    """The right views in the order of the left keys, if the keys name each of them once."""
-    if len(set(keys)) != len(keys) or set(keys) != rights.keys():
-        return None
-    return [rights[key] for key in keys]
-
-
-def _key(stem: str, side: int) -> str:
-    """The stem without the part that says which view it is (the left one for side 0, the right one for side 1)."""
-    for token in TOKENS[:-2]:
-        if token[side] in stem:
-            return "".join(stem.rsplit(token[side], 1)).strip("_-. ")
-    return stem[:-1].strip("_-. ") if stem.endswith("LR"[side]) else stem
+    used = {path for pair in pairs for path in (pair.left, pair.right)}
+    maps = {path for path in listed if NOT_A_VIEW.search(path.stem)}
+    left_out(set(views.values()) - used, set(), (folder, folder))
+    if maps:
+        names = ", ".join(path.name for path in sorted(maps, key=natural)[:NAMED])
+        warnings.warn(
+            f"{len(maps)} images of {folder} are not views by their names and were left out: {names}.", stacklevel=4
+        )
+    return sorted(pairs, key=lambda pair: natural(pair.left))
 
 
 def list_files(source: str | Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, kind: str = "image") -> list[Path]:
@@ -179,7 +167,7 @@ def list_files(source: str | Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, k
     if glob.has_magic(str(source)):
         # Not Path.glob, which refuses absolute patterns.
         found = [Path(p) for p in glob.glob(str(source), recursive=True)]  # noqa: PTH207
-        files = sorted((p for p in found if p.is_file()), key=_natural)
+        files = sorted((p for p in found if p.is_file()), key=natural)
         if not files:
             raise ValueError(f"No file matches {source}; correct the pattern.")
         return files
@@ -189,7 +177,7 @@ def list_files(source: str | Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, k
 def _listing(folder: Path, suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
     # Hidden files are what systems and unfinished writers leave.
     found = (p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))
-    return sorted(found, key=_natural)
+    return sorted(found, key=natural)
 
 
 def unique_names(paths: Iterable[Path]) -> list[str]:
@@ -199,7 +187,3 @@ def unique_names(paths: Iterable[Path]) -> list[str]:
     if len(set(stems)) == len(stems):
         return stems
     return [f"{path.parent.name}_{path.name}".replace(".", "_") for path in paths]
-
-
-def _natural(path: Path) -> list[tuple[int, int, str]]:
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", str(path)) if part]
