@@ -16,7 +16,7 @@ import torch
 from readme_table import data_set
 
 import stereopsis
-from stereopsis.evaluation.matching import read_manifest, read_truth
+from stereopsis.data.manifests import read_manifest, read_truth
 from stereopsis.evaluation.metrics import disparity_metrics
 from stereopsis.io import read_image
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import stereopsis
-from stereopsis.evaluation.matching import read_manifest, read_truth
+from stereopsis.data.manifests import read_manifest, read_truth
 from stereopsis.evaluation.metrics import disparity_metrics
 from stereopsis.geometry.holes import fill_from_background
 from stereopsis.io import read_image

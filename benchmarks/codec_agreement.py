@@ -21,7 +21,7 @@ import stereopsis
 from stereopsis.compression.bitstream import Reader
 from stereopsis.compression.codec import PairCodec
 from stereopsis.compression.hyperprior import Hyperprior
-from stereopsis.evaluation.matching import BenchmarkPair, read_manifest
+from stereopsis.data.manifests import BenchmarkPair, read_manifest
 from stereopsis.io import read_image
 from stereopsis.ops.memory import keep_large_blocks
 from stereopsis.types import StereoPair

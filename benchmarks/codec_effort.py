@@ -18,12 +18,12 @@ from statistics import fmean
 import torch
 from jaxtyping import Float
 from readme_table import data_set
-from stereopsis.evaluation.benchmarks import read_manifest
 from torch import Tensor
 
 import stereopsis
 from stereopsis.compression.codec import PairCodec
 from stereopsis.compression.effort import EFFORTS
+from stereopsis.data.manifests import read_manifest
 from stereopsis.evaluation.compression import bd_rate
 from stereopsis.io import read_image
 from stereopsis.io.atomic import atomic_write

@@ -18,6 +18,7 @@ from pictures import save_small
 from readme_table import data_set
 
 import stereopsis
+from stereopsis.data.manifests import read_manifest
 from stereopsis.evaluation.codecs import ANCHORS
 from stereopsis.evaluation.depth_rate import (
     MEASURES,
@@ -29,7 +30,6 @@ from stereopsis.evaluation.depth_rate import (
     rate_text,
     uncoded_error,
 )
-from stereopsis.evaluation.matching import read_manifest
 from stereopsis.io import atomic_write_text
 from stereopsis.ops.memory import keep_large_blocks
 

@@ -22,9 +22,9 @@ from readme_table import data_set
 
 import stereopsis
 from stereopsis.compression.ffca import ABLATIONS, FFCA, FFCAConfig, ablation
+from stereopsis.data.manifests import BenchmarkPair, read_manifest
 from stereopsis.evaluation.codecs import main_view_coder
 from stereopsis.evaluation.compression import curve_of, rate_between
-from stereopsis.evaluation.matching import BenchmarkPair, read_manifest
 from stereopsis.io import read_image
 from stereopsis.io.atomic import atomic_write
 from stereopsis.ops.memory import keep_large_blocks

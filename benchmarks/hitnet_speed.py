@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from stereopsis.evaluation.matching import evaluate_matching, read_manifest
+from stereopsis.data.manifests import read_manifest
+from stereopsis.evaluation.matching import evaluate_matching
 from stereopsis.evaluation.speed import PAUSE, Contender, Work, prepare
 from stereopsis.ops import bf16_conv, native
 from stereopsis.ops.memory import keep_large_blocks

@@ -22,8 +22,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import stereopsis
+from stereopsis.data.manifests import BenchmarkPair, read_manifest, read_truth
 from stereopsis.data.patterns import pattern_pair
-from stereopsis.evaluation.matching import BenchmarkPair, read_manifest, read_truth
 from stereopsis.evaluation.speed import PAUSE
 from stereopsis.export import Stored, export_model
 from stereopsis.export.int8 import Truth, Views, cost_of

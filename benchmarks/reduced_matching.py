@@ -18,7 +18,7 @@ from readme_table import data_set
 from torch import nn
 
 import stereopsis
-from stereopsis.evaluation.matching import BenchmarkPair, read_manifest, read_truth
+from stereopsis.data.manifests import BenchmarkPair, read_manifest, read_truth
 from stereopsis.evaluation.metrics import disparity_metrics
 from stereopsis.io import read_image
 from stereopsis.ops.memory import keep_large_blocks

@@ -18,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from stereopsis.geometry.resample import reduce
 from torch import Tensor, nn
 
 import stereopsis
@@ -33,7 +34,6 @@ from stereopsis.upsampling.classical import (
     JointBilateralConfig,
 )
 from stereopsis.upsampling.restoration import denoise, upsample_saliency
-from stereopsis.upsampling.upsample import reduce
 
 SEED = 7_000_001  # no recipe trains on scenes from here on
 SCENES, MAPS = 8, 3

@@ -17,9 +17,10 @@ import torch
 from readme_table import data_set
 
 from stereopsis.data.augment import NO_EFFECTS
+from stereopsis.data.manifests import BenchmarkPair, read_manifest
 from stereopsis.data.scenes import SceneConfig
 from stereopsis.data.textures import make_bank
-from stereopsis.evaluation.matching import BenchmarkPair, evaluate_matching, read_manifest
+from stereopsis.evaluation.matching import evaluate_matching
 from stereopsis.io.atomic import atomic_write
 from stereopsis.matching.hitnet import HITNet
 from stereopsis.ops.memory import keep_large_blocks

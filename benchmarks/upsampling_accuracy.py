@@ -19,13 +19,14 @@ from statistics import fmean
 from typing import Any, get_args
 
 import torch
+from stereopsis.geometry.resample import Reduction, enlarge, reduce
 from torch import nn
 
 import stereopsis
 from stereopsis.evaluation.upsampling import GuidedImage, read_truth_map, read_upsampling_manifest, upsampling_metrics
 from stereopsis.io import read_image
 from stereopsis.types import Depth
-from stereopsis.upsampling.upsample import Reduction, enlarge, fill_holes, reduce, upsample
+from stereopsis.upsampling.upsample import upsample
 from stereopsis.zoo import get_entry
 
 SCALES = (2, 4, 7.5, 8, 16)

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from stereopsis.geometry.resample import enlarge, reduce
 
 import stereopsis
 from stereopsis.data.scenes import SceneConfig, render
 from stereopsis.data.textures import make_bank
 from stereopsis.types import Depth
 from stereopsis.upsampling.restoration import denoise, remove_texture, restore, upsample_saliency
-from stereopsis.upsampling.upsample import enlarge, fill_holes, reduce, upsample
+from stereopsis.upsampling.upsample import upsample
 from stereopsis.visualization import colorize, side_by_side
 
 DOCS = Path(__file__).resolve().parent

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from stereopsis.evaluation.matching import METRICS, BenchmarkPair, evaluate_matching, read_manifest, read_truth
+from stereopsis.data.manifests import BenchmarkPair, read_manifest, read_truth
+from stereopsis.evaluation.matching import METRICS, evaluate_matching
 from stereopsis.types import Disparity
 from stereopsis.zoo import load
 

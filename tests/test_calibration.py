@@ -7,16 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stereopsis.calibration import (
-    RawCamera,
-    StereoCalibration,
-    StereoRig,
-    read_calibration,
-    read_rig,
-    write_calibration,
-)
+from stereopsis.calibration import RawCamera, StereoRig, read_calibration, read_rig, write_calibration
 from stereopsis.geometry import disparity_to_depth
 from stereopsis.io import find_pairs, read_image
+from stereopsis.types import StereoCalibration
 
 RIG = StereoCalibration(994.978, 990.1, 311.193, 254.877, 342.279, 0.193001, 64, 48, 70)
 

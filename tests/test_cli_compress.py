@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from stereopsis.calibration import StereoCalibration, read_calibration, write_calibration
+from stereopsis.calibration import read_calibration, write_calibration
 from stereopsis.cli import main
 from stereopsis.io import read_image, write_image
+from stereopsis.types import StereoCalibration
 from stereopsis.zoo import list_models, registry, save_weights
 from stereopsis.zoo.weights import ModelCard
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from views import shifted_pair
 
-from stereopsis.calibration import StereoCalibration, write_calibration
+from stereopsis.calibration import write_calibration
 from stereopsis.cli import main
 from stereopsis.cli.rigs import fit_calibration
 from stereopsis.io import read_depth, read_point_cloud, write_image
+from stereopsis.types import StereoCalibration
 
 RIG = StereoCalibration(fx=200, fy=200, cx=80, cy=48, cx_right=84, baseline=0.1, width=160, height=96, ndisp=32)
 Z = 200 * 0.1 / (11 + 4)

@@ -8,10 +8,11 @@ import pytest
 import torch
 from views import shifted_pair
 
-from stereopsis.calibration import StereoCalibration, read_calibration, write_calibration
+from stereopsis.calibration import read_calibration, write_calibration
 from stereopsis.cli import main
 from stereopsis.io import read_depth, read_disparity, read_image, read_point_cloud, write_disparity, write_image
 from stereopsis.io.folders import atomic_folder
+from stereopsis.types import StereoCalibration
 
 HEIGHT, WIDTH, SHIFT = 90, 150, 11
 RIG = StereoCalibration(fx=200, fy=200, cx=75, cy=45, cx_right=79, baseline=0.1, width=WIDTH, height=HEIGHT, ndisp=32)

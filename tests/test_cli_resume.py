@@ -15,9 +15,10 @@ from bags import PERIOD, START, write_bag
 from test_cli_compress import USE, folder, weights  # noqa: F401  (fixtures)
 from videos import stereo_frames, write_frames
 
-from stereopsis.calibration import StereoCalibration, write_calibration
+from stereopsis.calibration import write_calibration
 from stereopsis.cli import main
 from stereopsis.io import VideoReader, read_depth, read_disparity, write_depth, write_image
+from stereopsis.types import StereoCalibration
 
 SGBM = ["--model", "sgbm", "--max-disparity", "16"]
 SHIFTS = (3, 5, 4, 6, 7, 5)

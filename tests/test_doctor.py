@@ -7,9 +7,10 @@ import pytest
 import torch
 from views import shifted_pair, texture
 
-from stereopsis.calibration import StereoCalibration, read_rig
+from stereopsis.calibration import read_rig
 from stereopsis.calibration.diagnosis import examine, find_matches, geometry_warnings
 from stereopsis.io import read_image
+from stereopsis.types import StereoCalibration
 
 RIG = StereoCalibration(fx=500, fy=500, cx=160, cy=100, cx_right=165, baseline=0.12, width=320, height=200)
 

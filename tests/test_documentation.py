@@ -53,8 +53,9 @@ PYTHON = [(name, number) for name in NAMES for number in range(len(blocks(name, 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     """The files that the documents name: a pair, its calibration, depth, videos, a raw rig and a data set."""
-    from stereopsis.calibration import RawCamera, StereoCalibration, StereoRig, write_calibration, write_rig
+    from stereopsis.calibration import RawCamera, StereoRig, write_calibration, write_rig
     from stereopsis.io import write_depth, write_image
+    from stereopsis.types import StereoCalibration
 
     folder = tmp_path_factory.mktemp("documents")
     left, right = shifted_pair(SHIFT, HEIGHT, WIDTH)

@@ -10,6 +10,7 @@ from views import shifted_pair
 
 import stereopsis
 from stereopsis.cli import main
+from stereopsis.data.manifests import read_manifest
 from stereopsis.evaluation.codecs import ANCHORS, CodedPair, Coder
 from stereopsis.evaluation.depth_rate import (
     common_pairs,
@@ -21,7 +22,6 @@ from stereopsis.evaluation.depth_rate import (
     rate_text,
     uncoded_error,
 )
-from stereopsis.evaluation.matching import read_manifest
 from stereopsis.io import write_disparity, write_image
 
 SHIFT = 11

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stereopsis.cli import main
 from stereopsis.cli.evaluate import ProtocolName
-from stereopsis.evaluation.matching import read_manifest, read_masks
+from stereopsis.data.manifests import read_manifest, read_masks
 from stereopsis.evaluation.metrics import disparity_metrics, region_metrics, regions
 from stereopsis.evaluation.protocols import PROTOCOLS, fill_background, get_protocol, measure, summarise
 from stereopsis.io import write_disparity, write_image

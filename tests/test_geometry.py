@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stereopsis.calibration import StereoCalibration
 from stereopsis.geometry import (
     depth_error,
     depth_to_disparity,
@@ -18,7 +17,7 @@ from stereopsis.geometry import (
     register_depth,
     unproject,
 )
-from stereopsis.types import Depth, Disparity
+from stereopsis.types import Depth, Disparity, StereoCalibration
 
 RIG = StereoCalibration(700, 710, 32.5, 20.25, 42.5, 0.12, 64, 48)
 PLAIN = StereoCalibration(700, 710, 32.5, 20.25, 32.5, 0.12, 64, 48)

@@ -15,7 +15,6 @@ from views import texture
 
 from stereopsis.calibration import (
     Board,
-    StereoCalibration,
     StereoRig,
     calibrate_files,
     read_calibration,
@@ -30,6 +29,7 @@ from stereopsis.calibration.diagnosis import examine, find_matches
 from stereopsis.calibration.rectification import Cameras, read_cameras, rectify_pair
 from stereopsis.cli import main
 from stereopsis.io import find_pairs, read_depth, read_image, read_point_cloud, write_image
+from stereopsis.types import StereoCalibration
 
 BOARD = Board(9, 6, 0.025)
 CHARUCO = Board(8, 6, 0.03, 0.022)

@@ -3,8 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from stereopsis.calibration import StereoCalibration
-from stereopsis.types import Depth, Disparity, PointCloud, StereoPair
+from stereopsis.types import Depth, Disparity, PointCloud, StereoCalibration, StereoPair
 
 
 def test_pair_refuses_views_of_different_size():

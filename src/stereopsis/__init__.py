@@ -6,10 +6,9 @@ The names below are the public ones. Those that need more than torch and numpy a
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from stereopsis.types import Depth, Disparity, PointCloud, StereoPair
+from stereopsis.types import Depth, Disparity, PointCloud, StereoCalibration, StereoPair
 
 if TYPE_CHECKING:
-    from stereopsis.calibration import StereoCalibration
     from stereopsis.pipeline.match import match
     from stereopsis.zoo.registry import list_models, load
 
@@ -28,7 +27,6 @@ __all__ = [
 ]
 
 _LAZY = {
-    "StereoCalibration": "stereopsis.calibration",
     "list_models": "stereopsis.zoo.registry",
     "load": "stereopsis.zoo.registry",
     "match": "stereopsis.pipeline.match",

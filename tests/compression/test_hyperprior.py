@@ -81,7 +81,7 @@ def test_grey(codec):
 
 
 def test_calibration_and_metadata_travel(codec):
-    from stereopsis.calibration import StereoCalibration
+    from stereopsis.types import StereoCalibration
 
     rig = StereoCalibration(500, 500, 20, 20, 20, 0.12, width=50, height=40)
     content = codec.compress(StereoPair(photo(40, 50), photo(40, 50), rig), metadata={"place": "Vík"})

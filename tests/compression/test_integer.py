@@ -7,13 +7,13 @@ from torch import nn
 from stereopsis.compression.integer import (
     FRACTION,
     IntegerNet,
-    full_state,
     quantize,
     shift_right,
     to_fixed,
     whole_state,
 )
 from stereopsis.compression.layers import conv, deconv
+from stereopsis.zoo.weights import full_state
 
 
 def _net() -> nn.Sequential:

@@ -19,12 +19,11 @@ sys.path.insert(0, str(FOLDER.parent / "compression"))
 from tiny import NAME, NAME2, TINY, TINY2, photo, tiny, tiny2  # noqa: E402
 
 from stereopsis import load  # noqa: E402
-from stereopsis.calibration import StereoCalibration  # noqa: E402
 from stereopsis.compression.bitstream import Reader, pack  # noqa: E402
 from stereopsis.compression.codec import PairCodec  # noqa: E402
 from stereopsis.compression.hyperprior import Hyperprior  # noqa: E402
 from stereopsis.compression.hyperprior2 import Hyperprior2  # noqa: E402
-from stereopsis.types import StereoPair  # noqa: E402
+from stereopsis.types import StereoCalibration, StereoPair  # noqa: E402
 from stereopsis.zoo import ModelCard, read_weights, save_weights  # noqa: E402
 
 SHIPPED = ("hyperprior.photos", "dsic.scenes", "ffca.scenes", "ffca.depth")

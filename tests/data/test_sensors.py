@@ -5,10 +5,10 @@ from typing import get_args
 
 import pytest
 import torch
+from stereopsis.geometry.resample import Reduction, enlarge, reduce
 
 from stereopsis.data.sensors import ANY_SENSOR, SensorConfig, misalign, sense
 from stereopsis.types import Depth
-from stereopsis.upsampling.upsample import Reduction, enlarge, reduce
 
 
 def _generator(seed=0):

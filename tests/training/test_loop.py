@@ -370,7 +370,7 @@ def measured(tmp_path_factory):
 def test_real_pairs_are_measured_and_drawn_as_the_run_goes_on(tmp_path, bank, measured, whole_run):
     from PIL import Image
 
-    from stereopsis.evaluation.matching import read_manifest
+    from stereopsis.data.manifests import read_manifest
     from stereopsis.training.validation import RealPairs
 
     recipe = replace(TINY, evaluate_every=4)

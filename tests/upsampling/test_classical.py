@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from stereopsis.geometry.resample import reduce
 
 from stereopsis.types import Depth
 from stereopsis.upsampling.classical import (
@@ -14,7 +15,7 @@ from stereopsis.upsampling.classical import (
     JointBilateral,
     JointBilateralConfig,
 )
-from stereopsis.upsampling.upsample import reduce, upsample
+from stereopsis.upsampling.upsample import upsample
 from stereopsis.zoo import get_entry, list_models, load
 
 NAMES = ("bicubic", "guided-filter", "joint-bilateral", "nearest")

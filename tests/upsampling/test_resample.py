@@ -9,13 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from stereopsis.geometry.resample import enlarge, reduce
 from torch import nn
 from torch.nn import functional as F
 
 from stereopsis.types import Depth
 from stereopsis.upsampling.classical import Interpolation, InterpolationConfig
 from stereopsis.upsampling.dkn import DKN, DKNConfig
-from stereopsis.upsampling.upsample import back_project, enlarge, fill_holes, reduce, upsample
+from stereopsis.upsampling.upsample import back_project, upsample
 
 BICUBIC = Interpolation(InterpolationConfig("bicubic"))
 

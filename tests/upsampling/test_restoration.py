@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from stereopsis.geometry.resample import enlarge, reduce
 from torch import nn
 
 from stereopsis.data.scenes import SceneConfig, render
@@ -11,7 +12,6 @@ from stereopsis.types import Depth
 from stereopsis.upsampling.classical import JointBilateral, JointBilateralConfig
 from stereopsis.upsampling.dkn import DKN, DKNConfig
 from stereopsis.upsampling.restoration import denoise, remove_texture, restore, upsample_saliency
-from stereopsis.upsampling.upsample import enlarge, reduce
 from stereopsis.zoo import load
 
 NOISE = 0.005**0.5  # the paper's variance, of maps in [0, 1]

@@ -150,8 +150,8 @@ def test_what_depth_writes_of_a_sequence(tmp_path):
 
 
 def test_compressed_sequence(tmp_path):
-    from stereopsis.calibration import StereoCalibration
     from stereopsis.compression.bitstream import pack
+    from stereopsis.types import StereoCalibration
 
     codec = stereopsis.load("hyperprior.photos")
     rig = StereoCalibration(200, 200, 80, 48, 80, 0.1, 160, 96)

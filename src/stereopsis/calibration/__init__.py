@@ -1,6 +1,6 @@
 """Camera rigs: rectified calibrations, raw rigs, rectification, and the files they are kept in.
 
-The package is split by concern: :mod:`.rectified` and :mod:`.raw` hold the two kinds of rig, one small module holds
+The package is split by concern: :mod:`.raw` holds rigs before rectification, one small module holds
 each file format, :mod:`.files` recognises the format of a file, and :mod:`.boards`, :mod:`.calibrate` and
 :mod:`.coverage` make a rig out of pictures of a board.
 """
@@ -10,7 +10,7 @@ from stereopsis.calibration.calibrate import RigCalibration, calibrate_files
 from stereopsis.calibration.files import FORMATS, read_calibration, read_rig, write_calibration, write_rig
 from stereopsis.calibration.parsing import RawRigError
 from stereopsis.calibration.raw import RawCamera, Rectification, StereoRig
-from stereopsis.calibration.rectified import StereoCalibration
+from stereopsis.types import StereoCalibration
 
 __all__ = [
     "FORMATS",

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from stereopsis.calibration import StereoCalibration
+from stereopsis.types import StereoCalibration
 
 # SIFT finds enough points at this size, and a larger one costs seconds.
 LONGEST_SIDE = 1000

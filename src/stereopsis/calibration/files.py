@@ -8,7 +8,7 @@ from typing import Any, Literal
 from stereopsis.calibration import euroc, kitti, ktxt, middlebury, opencv_yaml, ros
 from stereopsis.calibration.parsing import RawRigError, in_file, load_yaml, read_text
 from stereopsis.calibration.raw import Model, StereoRig
-from stereopsis.calibration.rectified import StereoCalibration
+from stereopsis.types import StereoCalibration
 
 Format = Literal["middlebury", "kitti", "kitti-cam-to-cam", "opencv", "ros", "k"]
 FORMATS: tuple[Format, ...] = ("middlebury", "kitti", "kitti-cam-to-cam", "opencv", "ros", "k")

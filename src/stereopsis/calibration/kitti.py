@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from stereopsis.calibration.parsing import metres_per_unit, numbers
-from stereopsis.calibration.rectified import StereoCalibration
+from stereopsis.types import StereoCalibration
 
 Cameras = Literal["colour", "grey"]
 PAIRS: dict[Cameras, tuple[int, int]] = {"colour": (2, 3), "grey": (0, 1)}

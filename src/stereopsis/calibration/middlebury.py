@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from stereopsis.calibration.parsing import metres_per_unit, numbers
-from stereopsis.calibration.rectified import StereoCalibration
+from stereopsis.types import StereoCalibration
 
 MILLIMETRE = 0.001
 # The files round both numbers to three decimals, some of them after halving.

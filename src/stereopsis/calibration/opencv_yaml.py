@@ -13,7 +13,7 @@ import numpy as np
 
 from stereopsis.calibration.parsing import RawRigError, matrix, metres_per_unit, size_of, vector
 from stereopsis.calibration.raw import Model, RawCamera, StereoRig
-from stereopsis.calibration.rectified import StereoCalibration
+from stereopsis.types import StereoCalibration
 
 
 def matches(document: dict[str, Any]) -> bool:

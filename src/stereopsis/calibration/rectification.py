@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from stereopsis.calibration import RawRigError, Rectification, StereoCalibration, StereoRig, read_calibration, read_rig
+from stereopsis.calibration import RawRigError, Rectification, StereoRig, read_calibration, read_rig
 from stereopsis.calibration.diagnosis import FEWEST_MATCHES, find_matches
+from stereopsis.types import StereoCalibration
 
 Choice = Literal["auto", "yes", "no"]
 # Two medians closer than this do not tell raw views from rectified ones.

@@ -9,7 +9,7 @@ import numpy as np
 
 from stereopsis.calibration.parsing import in_file, matrix, metres_per_unit, size_of, vector
 from stereopsis.calibration.raw import Model, RawCamera, StereoRig
-from stereopsis.calibration.rectified import StereoCalibration
+from stereopsis.types import StereoCalibration
 
 MODELS: dict[str, Model] = {
     "plumb_bob": "pinhole",

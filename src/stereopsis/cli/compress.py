@@ -17,11 +17,10 @@ from stereopsis.pipeline.runs.job import Job
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stereopsis.calibration import StereoCalibration
     from stereopsis.compression.bitstream import Header, Record
     from stereopsis.compression.codec import PairCodec
     from stereopsis.io.frames import Frame
-    from stereopsis.types import StereoPair
+    from stereopsis.types import StereoCalibration, StereoPair
 
 DEFAULT_CODEC = "hyperprior.photos"
 DEFAULT_QUALITY = 4.0

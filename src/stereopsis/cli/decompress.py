@@ -40,7 +40,8 @@ def decompress(
     """
     from stereopsis.calibration import write_calibration
     from stereopsis.compression.codec import calibration_of
-    from stereopsis.io import bits_of, read_image, write_image
+    from stereopsis.io import read_image, write_image
+    from stereopsis.ops.images import bits_of
     from stereopsis.types import StereoPair
 
     check_folder(out, "--out")

@@ -20,7 +20,8 @@ def demo(out: Path = Path("out/demo"), model: str = "hitnet.scenes", json: bool 
     """
     from rich.console import Console
 
-    from stereopsis.apps.demo.compute import run, write
+    from stereopsis.apps.demo.compute import run
+    from stereopsis.apps.demo.page import write
     from stereopsis.cli.matching import check_folder
 
     check_folder(out, "--out")

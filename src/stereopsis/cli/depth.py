@@ -27,9 +27,10 @@ from stereopsis.pipeline.runs.job import Job
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from stereopsis.calibration import Rectification, StereoCalibration
+    from stereopsis.calibration import Rectification
     from stereopsis.io.frames import Frame, Frames
     from stereopsis.pipeline.runs import RunRecord
+    from stereopsis.types import StereoCalibration
 
 File = Literal["depth", "metres", "cloud", "preview"]
 # Names for one pair; of a sequence each kind has a folder, with a file for each frame.

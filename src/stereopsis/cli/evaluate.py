@@ -50,7 +50,8 @@ def matching(
         protocol: Also measure what this public table reports.
         report: Folder for a picture of each pair (prediction, truth, errors, SGBM) and an index.html, worst first.
     """
-    from stereopsis.evaluation.matching import evaluate_matching, read_manifest
+    from stereopsis.data.manifests import read_manifest
+    from stereopsis.evaluation.matching import evaluate_matching
     from stereopsis.evaluation.protocols import get_protocol
     from stereopsis.io import atomic_write_text
 
@@ -201,9 +202,9 @@ def compression(
     """
     from stereopsis.cli.compress import load_codec
     from stereopsis.compression.codec import SideViewCodec
+    from stereopsis.data.manifests import read_manifest
     from stereopsis.evaluation.codecs import ANCHORS, WITHOUT_SIDE, codec_coder, main_view_coder
     from stereopsis.evaluation.compression import BD_RATES, evaluate_compression
-    from stereopsis.evaluation.matching import read_manifest
     from stereopsis.io import atomic_write_text
     from stereopsis.zoo import get_entry, list_models
 
@@ -297,6 +298,7 @@ def depth_rate(
         resume: Go on with that file; pairs that a codec has in it are not measured again.
         json: Print JSON instead of tables.
     """
+    from stereopsis.data.manifests import read_manifest
     from stereopsis.evaluation.depth_rate import (
         common_pairs,
         evaluate_depth_rate,
@@ -305,7 +307,6 @@ def depth_rate(
         open_coder,
         rate_text,
     )
-    from stereopsis.evaluation.matching import read_manifest
     from stereopsis.io import atomic_write_text
 
     steps = _qualities(qualities)

@@ -178,8 +178,9 @@ def _write(result: PipelineResult, facts: dict[str, Any], out: Path, truth: Trut
     from stereopsis.calibration import write_calibration
     from stereopsis.evaluation.end_to_end import Clock
     from stereopsis.evaluation.end_to_end_report import pipeline_page
-    from stereopsis.io import bits_of, write_depth, write_disparity, write_image, write_point_cloud
+    from stereopsis.io import write_depth, write_disparity, write_image, write_point_cloud
     from stereopsis.io.folders import atomic_folder
+    from stereopsis.ops.images import bits_of
 
     rig = result.pair.calibration
     assert rig is not None

@@ -11,8 +11,9 @@ from stereopsis.cli.console import note
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stereopsis.calibration import StereoCalibration, StereoRig
+    from stereopsis.calibration import StereoRig
     from stereopsis.calibration.rectification import Cameras, Choice, RectifiedPair
+    from stereopsis.types import StereoCalibration
 
 
 def rectified(left: Tensor, right: Tensor, file: Path, file_right: Path | None, rectify: Choice) -> RectifiedPair:

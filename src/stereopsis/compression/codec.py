@@ -325,7 +325,7 @@ def calibration_of(header: Header) -> Any:
     Raises:
         ValueError: what it holds is no calibration.
     """
-    from stereopsis.calibration import StereoCalibration
+    from stereopsis.types import StereoCalibration
 
     stored = header.metadata.get("calibration")
     if stored is None:

@@ -34,7 +34,7 @@ The compact shape deviates further:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -45,7 +45,7 @@ from torch.nn import functional as F
 
 from stereopsis.compression.bitstream import Stream
 from stereopsis.compression.codec import PairCodec
-from stereopsis.compression.dsic_entropy import EntropyModel
+from stereopsis.compression.dsic_entropy import DSICConfig, EntropyModel
 from stereopsis.compression.layers import FAST, GDN, IGDN, conv, deconv
 from stereopsis.compression.single import Reconstruction, pad_to_stride
 from stereopsis.ops.cost_volume import absolute_volume
@@ -53,46 +53,6 @@ from stereopsis.zoo.registry import register
 
 SHARPNESS = 8.0  # of a cost volume that has learnt nothing yet
 ROWS = 8  # of a map that the warp has in the cache at once
-
-
-@dataclass(frozen=True)
-class DSICConfig:
-    """The numbers of one variant; the defaults are the compact shape.
-
-    Attributes:
-        widths: channels at 1/2, 1/4 and 1/8 (the paper's N).
-        latent: channels of y at 1/16 (M).
-        hyper: channels of z at 1/64.
-        hidden: channels before the last layer of what z predicts y with, where ``mixtures`` is 1.
-        skips: parametric skip functions ("DispSkip" in figure 5).
-        conditional: y2's probabilities depend on y1_hat ("CE0").
-        hyperprior: z1 and z2 are there. Without the three switches the variant is the paper's "IE".
-        mixtures: K of the mixtures; 1 codes ``round(y - mean)`` with ready tables.
-        kernel: of skips and hyper-encoder.
-        candidates: disparities of the cost volumes at 1/2, 1/4 and 1/8, in pixels there (C).
-        cost_width: channels inside a cost volume.
-        matching: channels of the features whose distance a cost volume is told; 0 for none.
-        volume: channels that the context has for each candidate (F / 3).
-        volume_layers: 3-D convolutions of the context.
-        alignment: disparities that y1_hat is aligned over for p(y2 | y1_hat, z2), in pixels of 1/16; 1 for none. For
-            ``mixtures=1``.
-    """
-
-    widths: tuple[int, int, int] = (32, 64, 128)
-    latent: int = 160
-    hyper: int = 64
-    hidden: int = 160
-    skips: bool = True
-    conditional: bool = True
-    hyperprior: bool = True
-    mixtures: int = 1
-    kernel: int = 3
-    candidates: tuple[int, int, int] = (64, 32, 16)
-    cost_width: int = 24
-    matching: int = 16
-    volume: int = 1
-    volume_layers: int = 0
-    alignment: int = 16
 
 
 # --- parametric skip functions (section 3.2)

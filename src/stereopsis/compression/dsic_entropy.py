@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -54,13 +53,50 @@ from stereopsis.compression.single import (
     to_whole,
 )
 
-if TYPE_CHECKING:
-    from stereopsis.compression.dsic import DSICConfig
-
 Y_STRIDE = 16  # pixels of the input in one of y
 QUERY = 16  # channels of keys and queries
 ROOT_BITS = 2  # log2 of the root of QUERY
 EXP_REACH = 16  # exp(-16) and less counts as 0
+
+
+@dataclass(frozen=True)
+class DSICConfig:
+    """The numbers of one variant; the defaults are the compact shape.
+
+    Attributes:
+        widths: channels at 1/2, 1/4 and 1/8 (the paper's N).
+        latent: channels of y at 1/16 (M).
+        hyper: channels of z at 1/64.
+        hidden: channels before the last layer of what z predicts y with, where ``mixtures`` is 1.
+        skips: parametric skip functions ("DispSkip" in figure 5).
+        conditional: y2's probabilities depend on y1_hat ("CE0").
+        hyperprior: z1 and z2 are there. Without the three switches the variant is the paper's "IE".
+        mixtures: K of the mixtures; 1 codes ``round(y - mean)`` with ready tables.
+        kernel: of skips and hyper-encoder.
+        candidates: disparities of the cost volumes at 1/2, 1/4 and 1/8, in pixels there (C).
+        cost_width: channels inside a cost volume.
+        matching: channels of the features whose distance a cost volume is told; 0 for none.
+        volume: channels that the context has for each candidate (F / 3).
+        volume_layers: 3-D convolutions of the context.
+        alignment: disparities that y1_hat is aligned over for p(y2 | y1_hat, z2), in pixels of 1/16; 1 for none. For
+            ``mixtures=1``.
+    """
+
+    widths: tuple[int, int, int] = (32, 64, 128)
+    latent: int = 160
+    hyper: int = 64
+    hidden: int = 160
+    skips: bool = True
+    conditional: bool = True
+    hyperprior: bool = True
+    mixtures: int = 1
+    kernel: int = 3
+    candidates: tuple[int, int, int] = (64, 32, 16)
+    cost_width: int = 24
+    matching: int = 16
+    volume: int = 1
+    volume_layers: int = 0
+    alignment: int = 16
 
 
 # --- predictors

@@ -380,7 +380,7 @@ class Hyperprior2(HyperpriorCodec):
 def stretch(view: Float[Tensor, "1 3 h w"]) -> int:
     """The largest value of an image of more than 8 bits, in steps of 1/65535, for which it is stretched to [0, 1]; 0 of
     8 bits, and of an image without light."""
-    from stereopsis.io.images import bits_of
+    from stereopsis.ops.images import bits_of
 
     if bits_of(view) == 8:
         return 0

@@ -113,12 +113,15 @@ class IntegerConv(nn.Module):
         self.multiplier.copy_(multiplier)
         self.shift.copy_(shift)
 
-    def float_weight(self, state: Mapping[str, Tensor], prefix: str) -> Tensor:
-        """Weights whose whole numbers, those of a state, :meth:`freeze` finds again."""
+    def derived(self, state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """The float weights of a state that lacks them: such that :meth:`freeze` finds its whole numbers again."""
+        if f"{prefix}weight" in state or any(prefix + name not in state for name in IMPLYING):
+            return {}
         whole, multiplier, shift, fractions = (state[prefix + name] for name in IMPLYING)
         before, after = fractions.tolist()
         scale = torch.ldexp(multiplier.double(), before - after - shift)
-        return (whole.double() * scale.view((1, -1, 1, 1) if self.transposed else (-1, 1, 1, 1))).float()
+        weight = whole.double() * scale.view((1, -1, 1, 1) if self.transposed else (-1, 1, 1, 1))
+        return {f"{prefix}weight": weight.float()}
 
     def _scale(self) -> Tensor:
         """What one step of each output channel's weights stands for."""
@@ -169,16 +172,6 @@ def whole_state(model: nn.Module) -> dict[str, Tensor]:
     """The state of a model whose exact networks are frozen, without the float weights that follow from it."""
     implied = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, IntegerConv)}
     return {name: tensor for name, tensor in model.state_dict().items() if name not in implied}
-
-
-def full_state(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of :func:`whole_state`; a state that lacks nothing comes back as it is."""
-    full = dict(state)
-    for name, module in model.named_modules():
-        stored = (f"{name}.{part}" in full for part in IMPLYING)
-        if isinstance(module, IntegerConv) and f"{name}.weight" not in full and all(stored):
-            full[f"{name}.weight"] = module.float_weight(state, f"{name}.")
-    return full
 
 
 @torch.no_grad()

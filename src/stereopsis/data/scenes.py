@@ -18,10 +18,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from stereopsis.calibration import StereoCalibration
 from stereopsis.data.finish import SurfacePoints, finish, finish_numbers
 from stereopsis.data.shapes import HOLES, NUMBERS, OPEN, SOLID, THIN, holes, inside
 from stereopsis.data.textures import TextureBank, sample_bank
+from stereopsis.types import StereoCalibration
 
 SURFACE_NUMBERS = 16 + NUMBERS + 4 * HOLES
 LOOK_NUMBERS = 32

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from stereopsis.geometry.resample import Reduction, enlarge, reduce
 from stereopsis.types import Depth
-from stereopsis.upsampling.upsample import Reduction, enlarge, reduce
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from stereopsis.compression.codec import PairCodec
+from stereopsis.data.manifests import BenchmarkPair, read_truth
 from stereopsis.evaluation.codecs import ANCHORS, Coder, Views, codec_coder
 from stereopsis.evaluation.compression import LOSSLESS_PSNR
-from stereopsis.evaluation.matching import BenchmarkPair, Progress, read_truth
+from stereopsis.evaluation.matching import Progress
 from stereopsis.evaluation.metrics import disparity_metrics
 from stereopsis.geometry.holes import fill_from_background
 from stereopsis.io import read_image

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt8
 
-from stereopsis.apps.demo.page import STYLE, figure, legend
 from stereopsis.types import Depth, StereoPair
 from stereopsis.visualization import colorize, error_map
+from stereopsis.visualization.html import STYLE, figure, legend
 from stereopsis.visualization.points import depth_picture, on_surfaces, render_points
 
 if TYPE_CHECKING:

@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from stereopsis.apps.demo.page import BAR, FAINT, GAP, INK, PAPER, STYLE
 from stereopsis.evaluation.matching import METRICS, Outcome
 from stereopsis.evaluation.metrics import disparity_metrics
 from stereopsis.evaluation.protocols import PROTOCOLS
@@ -27,6 +26,7 @@ from stereopsis.geometry.holes import fill_from_background
 from stereopsis.io import atomic_write_text, write_image
 from stereopsis.matching.sgm import SemiGlobalMatching
 from stereopsis.visualization import ERROR_COLORS, colorize, error_map, thicken
+from stereopsis.visualization.html import BAR, FAINT, GAP, INK, PAPER, STYLE
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -15,11 +15,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stereopsis.evaluation.matching import read_rows
+from stereopsis.data.manifests import read_rows
+from stereopsis.geometry.resample import Reduction, enlarge, reduce
 from stereopsis.io import read_image
 from stereopsis.io.maps import ARRAY_SUFFIXES, read_array, read_grey
 from stereopsis.types import Depth
-from stereopsis.upsampling.upsample import Reduction, enlarge, reduce, upsample
+from stereopsis.upsampling.upsample import upsample
 
 REQUIRED = ("id", "image", "depth", "metric")
 # The protocols' units and the pixels at each border that they leave out: Middlebury and Lu on [0, 255], NYU v2 in cm.

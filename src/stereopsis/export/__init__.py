@@ -213,13 +213,13 @@ def _quantised(plan: Plan, paths: Sequence[Path], format: Format, size: tuple[in
 
 
 def _manifest(data: str | Path) -> list[Any]:
-    from stereopsis.evaluation.matching import read_manifest
+    from stereopsis.data.manifests import read_manifest
 
     return read_manifest(data)
 
 
 def _views(pairs: Sequence[Any]) -> Iterator[tuple[Views, Truth]]:
-    from stereopsis.evaluation.matching import read_truth
+    from stereopsis.data.manifests import read_truth
     from stereopsis.io import read_image
 
     for pair in pairs:

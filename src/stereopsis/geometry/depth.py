@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from stereopsis.calibration import StereoCalibration
-from stereopsis.types import Depth, Disparity, PointCloud
+from stereopsis.types import Depth, Disparity, PointCloud, StereoCalibration
 
 
 def disparity_to_depth(

@@ -4,7 +4,7 @@ from stereopsis.io.atomic import atomic_write, atomic_write_text
 from stereopsis.io.bags import BAG_SUFFIXES, BagImage, BagPair, is_bag
 from stereopsis.io.depth import read_depth, write_depth
 from stereopsis.io.disparity import read_disparity, write_disparity
-from stereopsis.io.images import IMAGE_SUFFIXES, bits_of, read_image, write_image
+from stereopsis.io.images import IMAGE_SUFFIXES, read_image, write_image
 from stereopsis.io.pairs import PairPaths, find_pairs
 from stereopsis.io.pfm import read_pfm, write_pfm
 from stereopsis.io.pointcloud import read_point_cloud, write_point_cloud
@@ -33,7 +33,6 @@ __all__ = [
     "VideoWriter",
     "atomic_write",
     "atomic_write_text",
-    "bits_of",
     "find_pairs",
     "is_bag",
     "is_video",

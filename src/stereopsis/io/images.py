@@ -110,12 +110,6 @@ def write_image(
             picture.save(file, format=FORMATS[suffix], **options)
 
 
-def bits_of(image: Float[Tensor, "*one c h w"]) -> Literal[8, 16]:
-    """Bits that hold an image in [0, 1] without loss: 8 where all values are multiples of 1/255, otherwise 16."""
-    steps = image * 255
-    return 8 if bool(((steps - steps.round()).abs() < 1e-3).all()) else 16
-
-
 class _OutOfRange(ValueError):
     """Values that no image holds; the message continues the name of the file."""
 

@@ -6,9 +6,9 @@ plane or a matching cost stays float32. No maps are joined: convolutions read tw
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,11 +21,21 @@ from stereopsis.ops.program import Map, Program
 from stereopsis.ops.tile_steps import HYPOTHESIS, TILE
 from stereopsis.types import Disparity
 
-if TYPE_CHECKING:
-    from stereopsis.matching import hitnet
-
 SLOPE = 0.2
 COSTS = 16  # channels that a tile's costs are reduced to
+
+
+class Network(Protocol):
+    """What a program reads of :class:`~stereopsis.matching.hitnet.HITNet`, which is defined on top of this module."""
+
+    compute_dtype: torch.dtype
+
+    @property
+    def config(self) -> Any: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def modules(self) -> Iterator[nn.Module]: ...
 
 
 class HITNetProgram:
@@ -37,7 +47,7 @@ class HITNetProgram:
         max_disparity: in pixels.
     """
 
-    def __init__(self, network: hitnet.HITNet, shape: Sequence[int], max_disparity: int) -> None:
+    def __init__(self, network: Network, shape: Sequence[int], max_disparity: int) -> None:
         batch, channels, height, width = self._shape = tuple(shape)
         config, parts = network.config, _Parts(network, batch)
         wide, high = -width % config.size_multiple, -height % config.size_multiple
@@ -70,7 +80,7 @@ class HITNetProgram:
 class _Parts:
     """Adds the parts of a network to a program."""
 
-    def __init__(self, network: hitnet.HITNet, batch: int) -> None:
+    def __init__(self, network: Network, batch: int) -> None:
         self.modules: Any = network
         self.config, self.batch = network.config, batch
         dilations = [int(layer.dilation[0]) for layer in network.modules() if isinstance(layer, nn.Conv2d)]
@@ -203,10 +213,10 @@ class _Parts:
         return hypothesis
 
 
-_programs: WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], HITNetProgram]] = WeakKeyDictionary()
+_programs: WeakKeyDictionary[Any, tuple[tuple[Any, ...], HITNetProgram]] = WeakKeyDictionary()
 
 
-def usable(network: hitnet.HITNet, *views: Tensor) -> bool:
+def usable(network: Network, *views: Tensor) -> bool:
     """True where a call may run as a program: inference in bfloat16, on a CPU that has arithmetic for it."""
     return (
         network.compute_dtype == torch.bfloat16
@@ -216,7 +226,7 @@ def usable(network: hitnet.HITNet, *views: Tensor) -> bool:
     )
 
 
-def match(network: hitnet.HITNet, left: Tensor, right: Tensor, max_disparity: int) -> Disparity:
+def match(network: Network, left: Tensor, right: Tensor, max_disparity: int) -> Disparity:
     """Matches views in [0, 1] that have the network's number of channels.
 
     The program of the last size is kept for as long as the network, and made anew when weights have changed.

@@ -18,7 +18,6 @@ from stereopsis.training.recipes import DKNLossConfig, Phase, Recipe
 from stereopsis.training.streams import AUGMENT_SEED, Crops, SceneStream
 from stereopsis.types import Depth
 from stereopsis.upsampling.dkn import DKN, STRIDE
-from stereopsis.upsampling.upsample import fill_holes
 
 
 @dataclass(frozen=True)

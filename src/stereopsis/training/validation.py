@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from stereopsis.data.manifests import BenchmarkPair, read_manifest, read_truth
 from stereopsis.data.textures import TextureBank, make_bank
-from stereopsis.evaluation.matching import BenchmarkPair, evaluate_matching, read_manifest, read_truth
+from stereopsis.evaluation.matching import evaluate_matching
 from stereopsis.evaluation.upsampling import GuidedImage, evaluate_upsampling, read_upsampling_manifest
 from stereopsis.io import read_image
 from stereopsis.training.recipes import Recipe

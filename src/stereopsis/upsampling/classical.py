@@ -14,8 +14,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stereopsis.geometry.resample import Enlargement
 from stereopsis.types import Depth
-from stereopsis.upsampling.upsample import Enlargement, unpack
+from stereopsis.upsampling.upsample import unpack
 from stereopsis.zoo.registry import register
 
 LUMA = (0.299, 0.587, 0.114)

@@ -40,7 +40,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from stereopsis.ops.kernel_average import guided_average, kernels_of_maps
 from stereopsis.ops.portable import portable
 from stereopsis.types import Depth
-from stereopsis.upsampling.upsample import fill_holes, unpack
+from stereopsis.upsampling.upsample import unpack
 from stereopsis.zoo.registry import register
 
 STRIDE = 4  # of DKN's stream, and side of the blocks that FDKN folds into channels

@@ -110,7 +110,7 @@ def unpack(
     if image.ndim != 4 or values.ndim != 4 or image[:, 0].shape != values[:, 0].shape:
         raise ValueError(
             f"the image is {tuple(image.shape)} and the map is {tuple(values.shape)}; both must have one batch and one "
-            "size, so enlarge the map first (stereopsis.upsampling.upsample.enlarge)."
+            "size, so enlarge the map first (stereopsis.geometry.resample.enlarge)."
         )
     if image.shape[1] not in (1, 3):
         raise ValueError(f"the image has {image.shape[1]} channels; it must have 1 or 3.")

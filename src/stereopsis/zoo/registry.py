@@ -9,15 +9,15 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, is_dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import nn
 
-Family = Literal["matching", "upsampling", "compression"]
+from stereopsis.zoo.entry import Family, ModelEntry
+from stereopsis.zoo.weights import load_into, shipped_path
 
 MODEL_MODULES = (
     "stereopsis.compression.dsic",
@@ -42,43 +42,6 @@ class _ChoosesPrecision(Protocol):
 @runtime_checkable
 class _KnowsFastest(Protocol):
     def fastest_dtype(self, device: torch.device | str) -> torch.dtype: ...
-
-
-@dataclass(frozen=True)
-class ModelEntry:
-    """One row of the registry.
-
-    Attributes:
-        name: ``arch`` or ``arch.tag``, e.g. ``hitnet.scenes``.
-        family: which of the three interfaces the model has.
-        architecture: what a weights file must state to fit, e.g. ``hitnet``; entries may share it.
-        build: returns the untrained module.
-        description: one line for ``stereopsis models``.
-        config: the frozen dataclass ``build`` uses, compared with the one in a weights file.
-        licence: of the weights (SPDX identifier or a few words), empty where there are none.
-        weights_file: file name of the shipped weights inside ``zoo/files``.
-        official: the weights are published by others and are imported by the user, never shipped.
-        needs_weights: False for classical methods, which have no parameters.
-    """
-
-    name: str
-    family: Family
-    architecture: str
-    build: Callable[[], nn.Module]
-    description: str
-    config: Any = None
-    licence: str = ""
-    weights_file: str | None = None
-    official: bool = False
-    needs_weights: bool = True
-
-    def config_dict(self) -> dict[str, Any]:
-        """The configuration as plain values, empty where the entry states none."""
-        if self.config is None:
-            return {}
-        if is_dataclass(self.config) and not isinstance(self.config, type):
-            return asdict(self.config)
-        return dict(self.config)
 
 
 def register(
@@ -175,8 +138,6 @@ def load(
             that is not there.
         FileNotFoundError: the weights file does not exist.
     """
-    from stereopsis.zoo.weights import load_into, shipped_path
-
     entry = get_entry(name)
     if not entry.needs_weights and weights is not None:
         raise ValueError(f"{name} is a classical method and has no weights, but {weights} was given; leave it out.")

@@ -12,12 +12,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from stereopsis.zoo.registry import ModelEntry
+from stereopsis.zoo.entry import ModelEntry
 
 SHIPPED = Path(__file__).parent / "files"
 CHECKSUMS = "checksums.json"
@@ -27,12 +27,19 @@ _NOT_COMPARED = {"max_disparity"}
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
+@runtime_checkable
+class _Derives(Protocol):
+    """A module whose stored state may lack tensors that follow from others."""
+
+    def derived(self, state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]: ...
+
+
 @dataclass(frozen=True)
 class ModelCard:
     """What is known about one set of weights.
 
     Attributes:
-        architecture: as in :class:`~stereopsis.zoo.registry.ModelEntry`.
+        architecture: as in :class:`~stereopsis.zoo.ModelEntry`.
         config: the model's configuration as plain values.
         model: the registry name the weights were made for.
         recipe: every setting of the training run, or where the weights were imported from.
@@ -133,14 +140,25 @@ def load_into(
                 f"{path} was saved with {key}={card.config[key]!r} ({card.model or card.architecture}) but "
                 f"{entry.name} has {key}={wanted[key]!r}; choose the model these weights were made for."
             )
-    if any(name.endswith(".weight_q") for name in tensors):
-        from stereopsis.compression.integer import full_state
-
-        tensors = full_state(model, tensors)
+    tensors = full_state(model, tensors)
     expected = model.state_dict()
     _check_tensors(path, entry.name, expected, tensors)
     model.load_state_dict(tensors)
     return card
+
+
+def full_state(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A stored state with the tensors that its modules derive from it; a state that lacks nothing is returned as it is.
+
+    Args:
+        model: its modules that have a method ``derived(state, prefix)`` add what that returns.
+        state: names and tensors of a file.
+    """
+    full = dict(state)
+    for name, module in model.named_modules():
+        if isinstance(module, _Derives):
+            full.update(module.derived(state, f"{name}."))
+    return full
 
 
 def shipped_path(name: str) -> Path:
@@ -177,7 +195,7 @@ def verify_shipped(path: str | Path) -> None:
 
 def record_checksums(folder: str | Path = SHIPPED) -> dict[str, str]:
     """Write ``checksums.json`` for every safetensors file of a folder and return the table."""
-    from stereopsis.io import atomic_write_text
+    from stereopsis.io.atomic import atomic_write_text
 
     folder = Path(folder)
     table = {path.name: file_sha256(path) for path in sorted(folder.glob("*.safetensors"))}
@@ -225,7 +243,7 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
 def _write(path: Path, tensors: dict[str, Tensor], card: ModelCard) -> Path:
     from safetensors.torch import save
 
-    from stereopsis.io import atomic_write
+    from stereopsis.io.atomic import atomic_write
 
     header = asdict(card) | {"tensors_sha256": _digest(tensors)}
     # One key alone: safetensors writes several in no fixed order, and the file's checksum would change.

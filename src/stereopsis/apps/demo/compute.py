@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,10 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from stereopsis.calibration import StereoCalibration, write_calibration
 from stereopsis.evaluation.metrics import disparity_metrics
 from stereopsis.geometry import disparity_to_depth, unproject
 from stereopsis.geometry.holes import fill_from_background
-from stereopsis.io import atomic_write_text, write_depth, write_disparity, write_image, write_point_cloud
-from stereopsis.types import Depth, Disparity, PointCloud, StereoPair
+from stereopsis.types import Depth, Disparity, PointCloud, StereoCalibration, StereoPair
 from stereopsis.visualization import colorize, error_map
 from stereopsis.visualization.points import depth_picture, on_surfaces, render_points
 from stereopsis.zoo.registry import load
@@ -161,46 +158,6 @@ def run(model: str = "hitnet.scenes", progress: Progress | None = None) -> Demo:
         depth_picture=depth_picture(depth),
         cloud_picture=render_points(cloud, (truth.shape[-2], truth.shape[-1]), focal=0.88 * calibration.fx),
     )
-
-
-def write(demo: Demo, out: str | Path) -> list[Path]:
-    """Write the demo's pictures, maps, points, numbers and report into a folder, which is made where it is missing.
-
-    Returns:
-        The files, the report first.
-
-    Raises:
-        OSError: the folder cannot be made or written.
-    """
-    from stereopsis.apps.demo.page import overview, report
-
-    network, baseline = demo.methods
-    pictures: dict[str, Any] = {
-        "overview": overview(demo),
-        "left": demo.pair.left,
-        "right": demo.pair.right,
-        "disparity": network.picture,
-        "error": network.errors,
-        "disparity_sgbm": baseline.picture,
-        "error_sgbm": baseline.errors,
-        "truth": demo.truth_picture,
-        "confidence": demo.confidence_picture,
-        "depth_color": demo.depth_picture,
-        "cloud": demo.cloud_picture,
-    }
-    page = report(demo)
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    for name, picture in pictures.items():
-        write_image(out / f"{name}.png", picture)
-    write_disparity(out / "disparity.pfm", network.disparity)
-    write_depth(out / "depth.png", demo.depth, overflow="drop")
-    write_point_cloud(out / "cloud.ply", demo.cloud)
-    write_calibration(demo.calibration, out / "calib.txt")
-    # Last, because it shows what the other files hold.
-    atomic_write_text(out / "report.html", page)
-    names = ["report.html", "disparity.pfm", "depth.png", "cloud.ply", "calib.txt"]
-    return [out / name for name in names] + [out / f"{name}.png" for name in pictures]
 
 
 def _measure(

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 from html import escape
-from io import BytesIO
+from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from torch import Tensor
 
+from stereopsis.apps.demo.compute import Demo, Result
+from stereopsis.calibration import write_calibration
 from stereopsis.geometry import depth_error
-from stereopsis.visualization import ERROR_COLORS
-
-if TYPE_CHECKING:
-    from stereopsis.apps.demo.compute import Demo, Result
+from stereopsis.io import atomic_write_text, write_depth, write_disparity, write_image, write_point_cloud
+from stereopsis.ops.images import to_bytes
+from stereopsis.visualization.html import BAR, FAINT, GAP, INK, PAPER, STYLE, figure, legend
 
 METRICS = (
     ("epe", "EPE", "px", "mean absolute error of the disparity"),
@@ -26,8 +25,6 @@ METRICS = (
     ("bad3", "bad-3", "%", "pixels wrong by more than 3 px"),
 )
 TILE_WIDTH = 494
-GAP, BAR = 6, 30
-PAPER, INK, FAINT = (16, 20, 28), (232, 236, 242), (150, 160, 175)
 
 
 def overview(demo: Demo) -> UInt8[np.ndarray, "h w 3"]:
@@ -48,7 +45,7 @@ def overview(demo: Demo) -> UInt8[np.ndarray, "h w 3"]:
     for number, (title, note, picture) in enumerate(tiles):
         x = GAP + number % 3 * (TILE_WIDTH + GAP)
         y = GAP + number // 3 * (height + BAR + GAP)
-        small = Image.fromarray(_bytes(picture)).resize((TILE_WIDTH, height), Image.Resampling.LANCZOS)
+        small = Image.fromarray(to_bytes(picture)).resize((TILE_WIDTH, height), Image.Resampling.LANCZOS)
         sheet.paste(small, (x, y + BAR))
         draw.text((x + 6, y + BAR / 2), title, INK, font, "lm")
         draw.text((x + TILE_WIDTH - 6, y + BAR / 2), note, FAINT, font, "rm")
@@ -104,6 +101,44 @@ def report(demo: Demo) -> str:
     )
 
 
+def write(demo: Demo, out: str | Path) -> list[Path]:
+    """Write the demo's pictures, maps, points, numbers and report into a folder, which is made where it is missing.
+
+    Returns:
+        The files, the report first.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+    network, baseline = demo.methods
+    pictures: dict[str, Any] = {
+        "overview": overview(demo),
+        "left": demo.pair.left,
+        "right": demo.pair.right,
+        "disparity": network.picture,
+        "error": network.errors,
+        "disparity_sgbm": baseline.picture,
+        "error_sgbm": baseline.errors,
+        "truth": demo.truth_picture,
+        "confidence": demo.confidence_picture,
+        "depth_color": demo.depth_picture,
+        "cloud": demo.cloud_picture,
+    }
+    page = report(demo)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, picture in pictures.items():
+        write_image(out / f"{name}.png", picture)
+    write_disparity(out / "disparity.pfm", network.disparity)
+    write_depth(out / "depth.png", demo.depth, overflow="drop")
+    write_point_cloud(out / "cloud.ply", demo.cloud)
+    write_calibration(demo.calibration, out / "calib.txt")
+    # Last, because it shows what the other files hold.
+    atomic_write_text(out / "report.html", page)
+    names = ["report.html", "disparity.pfm", "depth.png", "cloud.ply", "calib.txt"]
+    return [out / name for name in names] + [out / f"{name}.png" for name in pictures]
+
+
 def _row(result: Result, truth: Any) -> str:
     figures = [("Prediction", result.picture), ("Ground truth", truth), ("Error", result.errors)]
     return f"<h3>{escape(result.name)}</h3><div class='row'>{''.join(figure(*item) for item in figures)}</div>"
@@ -127,58 +162,6 @@ def _table(results: tuple[Result, ...]) -> str:
         f"</tr></thead><tbody>{body}</tbody></table>"
     )
 
-
-def legend() -> str:
-    """What the colours of error maps mean, as HTML."""
-    swatches = "".join(f"<i style='background:rgb{color}'></i>" for _, color in ERROR_COLORS)
-    return f"<p class='legend'>Error: right {swatches} wrong; the middle is 3 px, each step doubles it.</p>"
-
-
-def figure(caption: str, picture: Any) -> str:
-    """A picture with its caption, as HTML that holds it."""
-    from PIL import Image
-
-    encoded = BytesIO()
-    Image.fromarray(_bytes(picture)).save(encoded, format="WEBP", quality=88)
-    content = base64.b64encode(encoded.getvalue()).decode()
-    return (
-        f"<figure><img alt='{escape(caption)}' src='data:image/webp;base64,{content}'>"
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
-
-
-def _bytes(picture: Any) -> UInt8[np.ndarray, "h w 3"]:
-    if isinstance(picture, Tensor):
-        return (picture[0].permute(1, 2, 0).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    return picture
-
-
-STYLE = """
-:root { color-scheme: light dark; --paper: #fbfbfa; --ink: #1b1f27; --faint: #667085; --line: #e2e4e9; --good: #0b7a4b }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #10141c; --ink: #e8ecf2; --faint: #96a0af; --line: #2a3140; --good: #5ad19b }
-}
-* { box-sizing: border-box }
-body { margin: 0 auto; padding: 2.5rem 1.5rem 4rem; max-width: 78rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, sans-serif }
-h1 { font-size: 1.9rem; margin: 0; letter-spacing: -.02em }
-h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem }
-h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; font-weight: 600 }
-p { max-width: 48rem; margin: .4rem 0 1rem }
-.lead, figcaption, small, .legend { color: var(--faint) }
-.row { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: .8rem }
-figure { margin: 0 }
-img { display: block; width: 100%; border-radius: 6px }
-figcaption { font-size: .85rem; padding: .3rem .1rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; max-width: 52rem }
-th, td { padding: .5rem .8rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
-th { font-weight: 500 } th:first-child { text-align: left } thead th { color: var(--faint); font-size: .85rem }
-.best { color: var(--good); font-weight: 650 }
-.legend { font-size: .85rem } .legend i { display: inline-block; width: 1.3rem; height: .8rem }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .35rem 1.4rem }
-dt { color: var(--faint) } dd { margin: 0 }
-a { color: inherit }
-"""
 
 PAGE = """<!doctype html>
 <html lang="en">

@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 from stereopsis.apps.server.limits import Limits, TooLarge, check_record
 from stereopsis.apps.server.metrics import Metrics
-from stereopsis.calibration import StereoCalibration, write_calibration
+from stereopsis.calibration import write_calibration
 from stereopsis.compression.bitstream import Reader, pack, pack_header
 from stereopsis.compression.codec import PairCodec, SideView, calibration_of
 from stereopsis.geometry import disparity_to_depth, unproject
 from stereopsis.io import read_depth, read_image, write_depth, write_disparity, write_image, write_point_cloud
 from stereopsis.ops.memory import keep_large_blocks
 from stereopsis.pipeline.sequence import SequenceMatcher
-from stereopsis.types import Depth, StereoPair
+from stereopsis.types import Depth, StereoCalibration, StereoPair
 from stereopsis.upsampling.upsample import upsample
 from stereopsis.visualization import colorize
 from stereopsis.visualization.points import depth_picture

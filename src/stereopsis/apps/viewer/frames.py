@@ -13,10 +13,9 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from stereopsis.calibration import StereoCalibration
 from stereopsis.evaluation.metrics import disparity_metrics
 from stereopsis.geometry import disparity_to_depth, unproject
-from stereopsis.types import Depth, Disparity, PointCloud
+from stereopsis.types import Depth, Disparity, PointCloud, StereoCalibration
 from stereopsis.visualization import colorize, error_map
 from stereopsis.visualization.points import depth_picture, on_surfaces
 

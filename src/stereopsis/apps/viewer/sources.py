@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from stereopsis.apps.viewer.frames import Frame, points_of
-from stereopsis.calibration import StereoCalibration, read_calibration
+from stereopsis.calibration import read_calibration
 from stereopsis.calibration.rectification import RectifiedPair, read_cameras, rectify_pair
 from stereopsis.compression.bitstream import Reader
 from stereopsis.compression.codec import PairCodec, calibration_of
@@ -33,7 +33,7 @@ from stereopsis.io.frames import open_frames
 from stereopsis.io.maps import ARRAY_SUFFIXES
 from stereopsis.pipeline import match as matching
 from stereopsis.pipeline.sequence import ColorRange
-from stereopsis.types import Depth, Disparity, StereoPair
+from stereopsis.types import Depth, Disparity, StereoCalibration, StereoPair
 
 FLOAT_MAPS = (".pfm", *ARRAY_SUFFIXES)
 MAPS = (*FLOAT_MAPS, ".png")

@@ -15,9 +15,10 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
-from stereopsis.calibration import StereoCalibration, read_calibration
+from stereopsis.calibration import read_calibration
 from stereopsis.io import read_disparity
 from stereopsis.io.maps import read_bytes, read_grey, reason, to_tensors
+from stereopsis.types import StereoCalibration
 
 Decoded = tuple[Float[Tensor, "1 h w"], Bool[Tensor, "1 h w"]]
 

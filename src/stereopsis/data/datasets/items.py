@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stereopsis.calibration import StereoCalibration
 from stereopsis.data.datasets.coding import Coding, differs
 from stereopsis.io import read_depth, read_image
+from stereopsis.types import StereoCalibration
 
 
 @dataclass(frozen=True)
