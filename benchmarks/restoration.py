@@ -18,13 +18,13 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from stereopsis.geometry.resample import reduce
 from torch import Tensor, nn
 
 import stereopsis
 from stereopsis.data.scenes import SceneConfig, render
 from stereopsis.data.textures import make_bank
 from stereopsis.evaluation.upsampling import read_truth_map, read_upsampling_manifest, upsampling_metrics
+from stereopsis.geometry.resample import reduce
 from stereopsis.io import read_image
 from stereopsis.types import Depth
 from stereopsis.upsampling.classical import (

@@ -19,11 +19,11 @@ from statistics import fmean
 from typing import Any, get_args
 
 import torch
-from stereopsis.geometry.resample import Reduction, enlarge, reduce
 from torch import nn
 
 import stereopsis
 from stereopsis.evaluation.upsampling import GuidedImage, read_truth_map, read_upsampling_manifest, upsampling_metrics
+from stereopsis.geometry.resample import Reduction, enlarge, fill_smooth, reduce
 from stereopsis.io import read_image
 from stereopsis.types import Depth
 from stereopsis.upsampling.upsample import upsample
@@ -77,11 +77,11 @@ def errors(model: nn.Module, image: GuidedImage, case: Case) -> dict[str, tuple[
     if case.guide == "grey":
         guide = torch.full_like(guide, 0.5)
     found = upsample(model, guide, small)
-    dense = Depth(fill_holes(small.depth, small.valid), torch.ones_like(small.valid))
+    dense = Depth(fill_smooth(small.depth, small.valid), torch.ones_like(small.valid))
     known = torch.ones_like(truth, dtype=torch.bool)
     measured = [
         upsampling_metrics(values, truth, known)
-        for values in (fill_holes(found.depth, found.valid), enlarge(dense, (guide.shape[-2], guide.shape[-1])).depth)
+        for values in (fill_smooth(found.depth, found.valid), enlarge(dense, (guide.shape[-2], guide.shape[-1])).depth)
     ]
     return {key: (measured[0][key], measured[1][key]) for key in ("rmse", "edge_rmse")}
 

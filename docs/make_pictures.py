@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from stereopsis.geometry.resample import enlarge, reduce
 
 import stereopsis
 from stereopsis.data.scenes import SceneConfig, render
 from stereopsis.data.textures import make_bank
+from stereopsis.geometry.resample import enlarge, fill_smooth, reduce
 from stereopsis.types import Depth
 from stereopsis.upsampling.restoration import denoise, remove_texture, restore, upsample_saliency
 from stereopsis.upsampling.upsample import upsample
@@ -38,7 +38,7 @@ def upsampling(path: Path) -> None:
     from stereopsis.apps.demo.compute import load_pair
 
     pair, truth, known = load_pair()
-    image, whole, known = (t[..., :496, :736][..., *CROP] for t in (pair.left, fill_holes(truth, known), known))
+    image, whole, known = (t[..., :496, :736][..., *CROP] for t in (pair.left, fill_smooth(truth, known), known))
     small = reduce(whole, 8)
     low = Depth(small, torch.ones_like(small, dtype=torch.bool))
     size = (whole.shape[-2], whole.shape[-1])

@@ -9,8 +9,8 @@ import torch
 from views import shifted_pair
 
 from stereopsis.calibration import write_calibration
+from stereopsis.calibration.fitting import fit_calibration
 from stereopsis.cli import main
-from stereopsis.cli.rigs import fit_calibration
 from stereopsis.io import read_depth, read_point_cloud, write_image
 from stereopsis.types import StereoCalibration
 

@@ -5,9 +5,9 @@ from typing import get_args
 
 import pytest
 import torch
-from stereopsis.geometry.resample import Reduction, enlarge, reduce
 
 from stereopsis.data.sensors import ANY_SENSOR, SensorConfig, misalign, sense
+from stereopsis.geometry.resample import Reduction, enlarge, reduce
 from stereopsis.types import Depth
 
 

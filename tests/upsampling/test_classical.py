@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from stereopsis.geometry.resample import reduce
 
+from stereopsis.geometry.resample import reduce
 from stereopsis.types import Depth
 from stereopsis.upsampling.classical import (
     GuidedFilter,

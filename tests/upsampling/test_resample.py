@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from stereopsis.geometry.resample import enlarge, reduce
 from torch import nn
 from torch.nn import functional as F
 
+from stereopsis.geometry.resample import enlarge, fill_smooth, reduce
 from stereopsis.types import Depth
 from stereopsis.upsampling.classical import Interpolation, InterpolationConfig
 from stereopsis.upsampling.dkn import DKN, DKNConfig
@@ -72,7 +72,7 @@ def test_filling_keeps_what_is_known_and_stays_in_its_range(h, w, share, seed):
     valid = torch.rand(1, 1, h, w, generator=torch.Generator().manual_seed(seed)) >= share
     results = []
     for content in (0.0, 1e6, math.nan):
-        results.append(fill_holes(torch.where(valid, values, content), valid))
+        results.append(fill_smooth(torch.where(valid, values, content), valid))
     filled = results[0]
     assert all(torch.equal(filled, other) for other in results[1:])
     assert torch.equal(filled[valid], values[valid])
@@ -87,7 +87,7 @@ def test_each_map_of_a_batch_is_filled_from_itself():
     values = torch.tensor([1.0, 5.0]).view(2, 1, 1, 1).expand(2, 1, 9, 9)
     valid = torch.zeros(2, 1, 9, 9, dtype=torch.bool)
     valid[..., 0, 0] = True
-    torch.testing.assert_close(fill_holes(values.masked_fill(~valid, 0), valid), values.contiguous())
+    torch.testing.assert_close(fill_smooth(values.masked_fill(~valid, 0), valid), values.contiguous())
 
 
 class _Seen(nn.Module):
@@ -151,7 +151,7 @@ def test_back_projection_comes_nearer_to_what_was_measured_and_to_the_truth(hole
         results.append(back_project(results[-1], depth, "bicubic"))
 
     def residual(result):
-        dense = fill_holes(result.depth, result.valid)
+        dense = fill_smooth(result.depth, result.valid)
         return (reduce(dense, 8) - small)[valid].square().mean()
 
     assert all(residual(b) < 0.9 * residual(a) for a, b in pairwise(results))

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from stereopsis.geometry.resample import enlarge, reduce
 from torch import nn
 
 from stereopsis.data.scenes import SceneConfig, render
 from stereopsis.data.textures import make_bank
 from stereopsis.evaluation.upsampling import upsampling_metrics
+from stereopsis.geometry.resample import enlarge, reduce
 from stereopsis.types import Depth
 from stereopsis.upsampling.classical import JointBilateral, JointBilateralConfig
 from stereopsis.upsampling.dkn import DKN, DKNConfig

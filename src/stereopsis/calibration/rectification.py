@@ -17,6 +17,7 @@ from torch import Tensor
 
 from stereopsis.calibration import RawRigError, Rectification, StereoRig, read_calibration, read_rig
 from stereopsis.calibration.diagnosis import FEWEST_MATCHES, find_matches
+from stereopsis.calibration.fitting import fit_calibration, fit_rig, scaling_note
 from stereopsis.types import StereoCalibration
 
 Choice = Literal["auto", "yes", "no"]
@@ -45,12 +46,14 @@ class RectifiedPair:
         left, right: rectified views, in the shape of the given ones.
         calibration: of these views.
         rectification: what was applied; None where the views were rectified already.
+        notes: sentences for a user on what was done to the views or to the calibration.
     """
 
     left: Float[Tensor, "*b c h w"]
     right: Float[Tensor, "*b c h w"]
     calibration: StereoCalibration
     rectification: Rectification | None
+    notes: tuple[str, ...] = ()
 
     @property
     def valid(self) -> Bool[Tensor, "1 h w"] | None:
@@ -109,6 +112,48 @@ def rectify_pair(
     if cameras.calibration is not None:
         calibration = replace(calibration, ndisp=cameras.calibration.ndisp)
     return RectifiedPair(*views, calibration, rectification)
+
+
+def rectify_with(
+    left: Float[Tensor, "*b c h w"],
+    right: Float[Tensor, "*b c h w"],
+    path: str | Path,
+    path_right: str | Path | None = None,
+    rectify: Choice = "auto",
+) -> RectifiedPair:
+    """The views as matchers take them, and their calibration, from a camera file for views of this or another size.
+
+    Args:
+        left, right: views in [0, 1].
+        path, path_right: the camera file, and the one of the right camera if each camera has its own.
+        rectify: as in :func:`rectify_pair`.
+
+    Returns:
+        The pair; its ``notes`` state whether the calibration was scaled and whether the views were rectified.
+
+    Raises:
+        FileNotFoundError: a camera file is missing.
+        ValueError: as :func:`read_cameras`, :func:`~stereopsis.calibration.fitting.fit_calibration` and
+            :func:`rectify_pair`.
+    """
+    height, width = left.shape[-2:]
+    cameras = read_cameras(path, path_right)
+    pair = rectify_pair(left, right, fit_cameras(cameras, width, height), rectify)
+    own = cameras.rig if cameras.calibration is None else cameras.calibration
+    notes = [] if own is None else [scaling_note(own, width, height)]
+    if pair.rectification is not None:
+        notes.append(f"the views are raw and were rectified with {Path(path).name}")
+    return replace(pair, notes=tuple(text for text in notes if text is not None))
+
+
+def fit_cameras(cameras: Cameras, width: int, height: int) -> Cameras:
+    """The cameras for images of this size; errors as in :func:`fit_calibration`."""
+    calibration, rig = cameras.calibration, cameras.rig
+    if calibration is not None:
+        calibration = fit_calibration(calibration, width, height)
+    if rig is not None:
+        rig = fit_rig(rig, width, height)
+    return replace(cameras, calibration=calibration, rig=rig)
 
 
 def _aligns(before: tuple[Tensor, Tensor], after: tuple[Tensor, Tensor]) -> bool:

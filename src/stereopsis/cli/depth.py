@@ -186,7 +186,7 @@ class DepthJob(Job):
         """Decide by the first pair that can be read what the views of all are.
 
         Raises:
-            ValueError: no pair can be read, or as of :func:`~stereopsis.cli.rigs.rectified`.
+            ValueError: no pair can be read, or as of :func:`~stereopsis.calibration.rectification.rectify_with`.
         """
         first: Exception | None = None
         for frame in frames:

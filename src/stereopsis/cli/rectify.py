@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from stereopsis.cli.console import fail, progress_bar, show_json, warn
+from stereopsis.cli.console import fail, note, progress_bar, show_json, warn
 from stereopsis.cli.matching import check_folder
-from stereopsis.cli.rigs import fit_rig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +50,7 @@ def rectify(
         json: Print JSON instead of text.
     """
     from stereopsis.calibration import read_rig, write_calibration
+    from stereopsis.calibration.fitting import fit_rig, scaling_note
     from stereopsis.io import EarlyEndError, write_image
     from stereopsis.pipeline.sequence import open_frames
 
@@ -79,6 +79,8 @@ def rectify(
                 if rectification is None:
                     height, width = views[0].shape[-2:]
                     rectification = fit_rig(rig, width, height).rectify(None if stored else alpha)
+                    if scaled := scaling_note(rig, width, height):
+                        note(scaled)
                     for name in ("left", "right"):
                         (out / name).mkdir(parents=True, exist_ok=True)
                     write_calibration(rectification.calibration, out / NAMES[format], _format(format))

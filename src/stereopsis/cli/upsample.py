@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stereopsis.pipeline.runs import RunRecord
     from stereopsis.types import Depth
 
-# as in upsampling.resample, which is not imported before it is needed
+# as in geometry.resample, which is not imported before it is needed
 ReductionName = Literal["bicubic", "bilinear", "area", "cubic", "nearest", "every"]
 
 DEFAULT_UPSAMPLER = "fdkn.any"

@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from stereopsis.cli.console import note, progress_bar, show_json, warn
 from stereopsis.cli.matching import DEFAULT_MODEL, check_max_disparity, check_suffix, load_matcher
-from stereopsis.cli.rigs import fit_calibration, rectified
+from stereopsis.cli.rigs import calibration_for, rectified
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,7 +61,6 @@ def view(
     """
     from stereopsis.apps.viewer import Extras, open_source
     from stereopsis.apps.viewer.pages import FrameCache, write_page
-    from stereopsis.calibration import read_calibration
     from stereopsis.cli.compress import load_codec
 
     check_max_disparity(max_disparity)
@@ -84,7 +83,7 @@ def view(
             max_disparity=max_disparity,
             check=check,
             rectify=lambda first, second, file: rectified(first, second, file, None, "auto"),
-            rig=lambda file, width, height: fit_calibration(read_calibration(file), width, height),
+            rig=calibration_for,
         ),
     )
     frames = FrameCache(source)

@@ -9,14 +9,18 @@ from stereopsis.geometry.depth import (
     unproject,
 )
 from stereopsis.geometry.holes import fill_from_background
+from stereopsis.geometry.resample import enlarge, fill_smooth, reduce
 
 __all__ = [
     "depth_error",
     "depth_to_disparity",
     "disparity_to_depth",
+    "enlarge",
     "fill_from_background",
+    "fill_smooth",
     "hidden_from_right",
     "left_right_check",
+    "reduce",
     "register_depth",
     "unproject",
 ]

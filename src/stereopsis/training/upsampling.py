@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from stereopsis.data.augment import augment, blur
 from stereopsis.data.sensors import misalign, sense
 from stereopsis.data.textures import TextureBank
+from stereopsis.geometry.resample import fill_smooth
 from stereopsis.training.recipes import DKNLossConfig, Phase, Recipe
 from stereopsis.training.streams import AUGMENT_SEED, Crops, SceneStream
 from stereopsis.types import Depth
@@ -97,7 +98,7 @@ class RealGuidedStream:
         generator = torch.Generator().manual_seed(AUGMENT_SEED + self.recipe.seed + step * ranks + rank)
         image, truth, known = (part.to(self.device) for part in self.crops(step, rank, ranks))
         # the small map of a sensor has no holes where the truth has them; the loss does not count what fills them
-        truth = fill_holes(truth, known)
+        truth = fill_smooth(truth, known)
         maps = [sense(part, phase.sensor, generator) for part in truth.split(1)]
         depth = Depth(torch.cat([m.depth for m in maps]), torch.cat([m.valid for m in maps]))
         return GuidedBatch(image.contiguous(), depth, truth, known)

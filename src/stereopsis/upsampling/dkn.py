@@ -8,7 +8,7 @@ the image and one of the depth map, say where to look and how to weigh what is s
     depth ──stream──► weights, offsets ─┘                                            ▲               ▲
       └──────────────────────────────────────────────────────────────────────────────┴───────────────┘
 
-The depth map has the image's size already: the caller enlarges it (``upsampling.resample``). The stream of DKN looks at
+The depth map has the image's size already: the caller enlarges it (``geometry.enlarge``). The stream of DKN looks at
 50 x 50 pixels and strides by 4, so that one pass answers for every 16th pixel; ``DKNStream.shift_and_stitch`` is the
 paper's remedy of 16 passes, and ``forward`` computes the same numbers in one, each layer once for every phase that it
 has. FDKN folds 4 x 4 pixels into channels first and answers for all 16 at once.
@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from stereopsis.geometry.resample import fill_smooth
 from stereopsis.ops.kernel_average import guided_average, kernels_of_maps
 from stereopsis.ops.portable import portable
 from stereopsis.types import Depth
@@ -295,7 +296,7 @@ class DKN(nn.Module):
         low, high = _limits(values, known, limits)
         values = torch.where(known, (values - low) / (high - low), 0.0)
         whole = bool(known.all())
-        filled = values if whole else fill_holes(values, known)
+        filled = values if whole else fill_smooth(values, known)
         result, reached = self._average(image, values, filled, None if whole else known, sparse)
         result = result * (high - low) + low
         good = (known | reached) & result.isfinite()

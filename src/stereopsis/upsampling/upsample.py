@@ -1,12 +1,8 @@
-"""Sizes and holes of depth maps: reducing as protocols and sensors do, enlarging beside holes, filling holes.
-
-Outer edges map onto outer edges, whatever the ratio (``docs/conventions.md``).
-"""
+"""Depth at the size of its image, from a smaller map: enlarging, running a model, and correcting its result."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import numpy as np
 import torch
@@ -14,81 +10,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stereopsis.geometry.resample import Reduction, enlarge, fill_smooth, resize
 from stereopsis.types import Depth
 
-Enlargement = Literal["bicubic", "nearest"]
-Reduction = Literal["bicubic", "bilinear", "area", "cubic", "nearest", "every"]
-_REDUCTIONS: dict[Reduction, tuple[str, bool]] = {
-    "bicubic": ("bicubic", True),
-    "bilinear": ("bilinear", True),
-    "area": ("area", False),
-    "cubic": ("bicubic", False),
-    "nearest": ("nearest-exact", False),
-    "every": ("nearest", False),
-}
 # ratios of the sizes: a noisy map of more than the first is enlarged in steps of at most the second
 LARGE, STEP = 8, 4
 NOISE = 0.0125  # standard deviation from which on a map is noisy, in shares of its range
 # what a map may have been reduced with that nobody told; "every" moves it, which no residual betrays
 _UNKNOWN: tuple[Reduction, ...] = ("bicubic", "bilinear", "area", "cubic", "nearest")
-
-
-def reduce(depth: Float[Tensor, "b c H W"], scale: float, how: Reduction = "bicubic") -> Float[Tensor, "b c h w"]:
-    """A dense map at 1/scale of its size, at least 1 x 1.
-
-    Args:
-        how: "bicubic" and "bilinear" widen their kernel by the scale (Pillow; the protocol of the papers); "area" is
-            the mean of what a pixel covers; "cubic" reads 4 x 4 pixels whatever the scale (OpenCV); "nearest" takes the
-            pixel in the middle, and "every" the top left one, which moves the map by half a small pixel.
-
-    Raises:
-        ValueError: the scale is below 1.
-    """
-    if not scale >= 1:
-        raise ValueError(f"scale is {scale:g}; it must be at least 1, for example 8.")
-    height, width = (max(round(side / scale), 1) for side in depth.shape[-2:])
-    return _resize(depth, (height, width), how)
-
-
-def _resize(depth: Tensor, size: tuple[int, int], how: Reduction) -> Tensor:
-    mode, antialias = _REDUCTIONS[how]
-    return F.interpolate(depth, size=size, mode=mode, antialias=antialias)
-
-
-def enlarge(depth: Depth, size: tuple[int, int], how: Enlargement = "bicubic") -> Depth:
-    """A small map at the image's size, with the same holes.
-
-    Bicubic as Pillow does it (a = -0.5): the networks have learnt to undo this filter. It reads holes filled from their
-    surroundings, so that what they held never shows, and a pixel is valid where the nearest one of the small map is.
-
-    Args:
-        size: (height, width) of the result.
-    """
-    valid = F.interpolate(depth.valid.float(), size=size, mode="nearest-exact") > 0
-    if how == "nearest":
-        large = F.interpolate(depth.depth, size=size, mode="nearest-exact")
-    else:
-        filled = fill_holes(depth.depth, depth.valid)
-        # with antialias, because it is that code which has Pillow's coefficient
-        large = F.interpolate(filled, size=size, mode="bicubic", antialias=True)
-    return Depth(torch.where(valid, large, 0.0), valid)
-
-
-def fill_holes(values: Float[Tensor, "b c h w"], valid: Bool[Tensor, "b 1|c h w"]) -> Float[Tensor, "b c h w"]:
-    """Holes filled smoothly from what lies around them (push-pull over a pyramid); 0 where nothing is valid."""
-    if valid.all():
-        return values
-    known = valid.expand_as(values)
-    sums, counts = torch.where(known, values, 0.0), known.to(values.dtype)
-    pyramid = [(sums, counts)]
-    while max(sums.shape[-2:]) > 1 and not counts.gt(0).all():
-        sums, counts = (F.avg_pool2d(t, 2, ceil_mode=True, count_include_pad=False) for t in (sums, counts))
-        pyramid.append((sums, counts))
-    filled = torch.zeros_like(sums)
-    for sums, counts in reversed(pyramid):
-        filled = F.interpolate(filled, size=sums.shape[-2:], mode="bilinear", align_corners=False)
-        filled = torch.where(counts > 0, sums / torch.where(counts > 0, counts, 1.0), filled)
-    return filled
 
 
 def unpack(
@@ -141,10 +70,10 @@ def back_project(result: Depth, depth: Depth, reduction: Reduction | None = None
 def _correction(result: Depth, depth: Depth, reduction: Reduction | None) -> tuple[Tensor, Float[Tensor, "b c 1 1"]]:
     """What is to be added, and the share of it that can be trusted."""
     size, small = ((m.depth.shape[-2], m.depth.shape[-1]) for m in (result, depth))
-    dense = fill_holes(result.depth, result.valid)
+    dense = fill_smooth(result.depth, result.valid)
 
     def missing(how: Reduction) -> Tensor:
-        return torch.where(depth.valid, depth.depth - _resize(dense, small, how), 0.0)
+        return torch.where(depth.valid, depth.depth - resize(dense, small, how), 0.0)
 
     if reduction is not None:
         added = missing(reduction)
@@ -166,7 +95,7 @@ def _noise(result: Depth, depth: Depth) -> float:
     By the median, which feels noise and not the edges, where filters differ.
     """
     small = (depth.depth.shape[-2], depth.depth.shape[-1])
-    missing = (depth.depth - _resize(fill_holes(result.depth, result.valid), small, "area"))[depth.valid]
+    missing = (depth.depth - resize(fill_smooth(result.depth, result.valid), small, "area"))[depth.valid]
     low, high = np.quantile(depth.depth[depth.valid].cpu().numpy(), (0.02, 0.98))
     return missing.abs().median().item() / 0.6745 / max(float(high - low), 1e-12)
 
@@ -234,7 +163,7 @@ def upsample(
             [round(small * (large / small) ** t) for t in shares]
             for small, large in zip((height, width), size, strict=True)
         ]
-        parts = [_resize(image, (rows, columns), "bilinear") for rows, columns in zip(*sides, strict=True)]
+        parts = [resize(image, (rows, columns), "bilinear") for rows, columns in zip(*sides, strict=True)]
         # a small step averages noise away, and so tells whether there is some
         first = _enlarged(model, parts[0], depth)
         if _noise(first, depth) > NOISE:

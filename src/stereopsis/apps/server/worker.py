@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from stereopsis.apps.server.limits import Limits, TooLarge, check_record
 from stereopsis.apps.server.metrics import Metrics
 from stereopsis.calibration import write_calibration
+from stereopsis.calibration.rectification import rectify_with
 from stereopsis.compression.bitstream import Reader, pack, pack_header
 from stereopsis.compression.codec import PairCodec, SideView, calibration_of
 from stereopsis.geometry import disparity_to_depth, unproject
@@ -186,12 +187,10 @@ class Worker:
         format: DepthFormat,
     ) -> Result:
         """Metric depth, or points; errors as of :meth:`run`."""
-        from stereopsis.cli.rigs import rectified
-
         matcher = self.model(model, "matching")
         views = _views(folder, left, right)
         second = None if calibration_right is None else calibration_right.written(folder)
-        pair = rectified(*views, calibration.written(folder), second, rectify)
+        pair = rectify_with(*views, calibration.written(folder), second, rectify)
         limit = max_disparity if max_disparity is not None else pair.calibration.ndisp
         found = SequenceMatcher(matcher, max_disparity=limit, check=check, fill=fill)(pair.left, pair.right)
         valid = found.disparity.valid if pair.valid is None else found.disparity.valid & pair.valid
@@ -203,6 +202,7 @@ class Worker:
         summary = {
             "model": model,
             "rectified_here": pair.rectification is not None,
+            "notes": list(pair.notes),
             **_summary("depth", depth.depth, depth.valid, found.seconds),
         }
         if format == "ply":
