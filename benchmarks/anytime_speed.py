@@ -88,7 +88,7 @@ def within_budget(model: nn.Module, frames: list[Frame], budget: float, calls: i
         end = time.perf_counter() - start
         if number >= 10:
             taken.append(end)
-            stages[model.last_stage] += 1
+            stages[found.stage] += 1
             rows.append(errors(found, frame))
     return {
         "in_time": sum(t <= 1.1 * budget for t in taken) / calls,

@@ -140,7 +140,7 @@ def test_points_at_infinity_have_infinite_depth():
 @pytest.mark.parametrize(
     ("left", "right", "limit", "message"),
     [
-        ((3, 40, 50), (3, 40, 49), 192, "The left view is 50x40 and the right one 49x40"),
+        ((3, 40, 50), (3, 40, 49), 192, "left is 50x40 and right is 49x40"),
         ((3, 40, 50), (3, 40, 50), 0, "max_disparity is 0; it must be at least 1"),
         ((2, 3, 40, 50), (2, 3, 40, 50), 192, r"The view is \(2, 3, 40, 50\); it must be one image"),
     ],

@@ -21,9 +21,8 @@ class _Recorder(AnyNet):
 
     def forward(self, left, right, max_disparity=None, budget=None, previous=None):
         self.calls.append({"budget": budget, "previous": previous, "size": tuple(left.shape[-2:])})
-        self.last_stage = 3
         disparity = torch.full((1, 1, *left.shape[-2:]), float(len(self.calls)))
-        return Disparity(disparity, torch.ones_like(disparity, dtype=torch.bool), torch.ones_like(disparity))
+        return Disparity(disparity, torch.ones_like(disparity, dtype=torch.bool), torch.ones_like(disparity), 3)
 
 
 def _pairs(count, height=32, width=48):

@@ -59,7 +59,7 @@ def test_half_precision_input_is_accepted():
 @pytest.mark.parametrize(
     ("left", "right", "limit", "message"),
     [
-        ((1, 3, 8, 8), (1, 3, 8, 9), 16, "both views must have the same size"),
+        ((1, 3, 8, 8), (1, 3, 8, 9), 16, "must have the same size"),
         ((3, 8, 8), (3, 8, 8), 16, r"images must be \(B, 3, H, W\)"),
         ((1, 4, 8, 8), (1, 4, 8, 8), 16, r"images must be \(B, 3, H, W\)"),
         ((1, 3, 8, 8), (1, 3, 8, 8), 0, "max_disparity is 0; choose a number from 1"),

@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Float64, UInt8
 from torch import Tensor
 
+from stereopsis.ops.images import check_views
+
 # Two rows further apart than this are not one row, and no disparity is defined.
 ROW_TOLERANCE = 0.5
 # Rectification gives both views one focal length; files round it, but not by more than this.
@@ -225,11 +227,7 @@ class StereoPair:
     calibration: StereoCalibration | None = None
 
     def __post_init__(self) -> None:
-        if self.left.shape != self.right.shape:
-            raise ValueError(
-                f"left is {tuple(self.left.shape)} and right is {tuple(self.right.shape)}; "
-                "the two views of a rectified pair must have the same size and channels."
-            )
+        check_views(self.left, self.right)
 
     def to(self, device: torch.device | str) -> StereoPair:
         return replace(self, left=self.left.to(device), right=self.right.to(device))
@@ -243,14 +241,16 @@ class Disparity:
         disparity: pixels of the input width, positive, 0 where not valid.
         valid: where the value may be used.
         confidence: in [0, 1], high is good.
+        stage: the stage of an anytime matcher that the map comes from, 1 for the first; None for other matchers.
     """
 
     disparity: Float[Tensor, "b 1 h w"]
     valid: Bool[Tensor, "b 1 h w"]
     confidence: Float[Tensor, "b 1 h w"]
+    stage: int | None = None
 
     def to(self, device: torch.device | str) -> Disparity:
-        return Disparity(self.disparity.to(device), self.valid.to(device), self.confidence.to(device))
+        return Disparity(self.disparity.to(device), self.valid.to(device), self.confidence.to(device), self.stage)
 
 
 @dataclass(frozen=True)

@@ -478,7 +478,7 @@ def test_calls_end_in_time_though_runs_differ():
 
 def test_the_stage_that_answered_is_told():
     machine = Machine(COSTS)
-    counts = [(machine(budget)[0], machine.model.last_stage) for budget in (math.inf, math.inf, 0.011, 0.020)]
+    counts = [(machine(budget)[0], machine.result.stage) for budget in (math.inf, math.inf, 0.011, 0.020)]
     assert all(count == stage for count, stage in counts)
     assert len({stage for _, stage in counts}) > 1
 

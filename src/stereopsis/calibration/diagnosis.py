@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from stereopsis.ops.images import check_sizes
 from stereopsis.types import StereoCalibration
 
 # SIFT finds enough points at this size, and a larger one costs seconds.
@@ -248,9 +249,7 @@ def _grey(image: Tensor) -> np.ndarray:
 def _match_points(left: np.ndarray, right: np.ndarray) -> SparseMatches:
     import cv2
 
-    if left.shape != right.shape:
-        sizes = " and the right one ".join(f"{view.shape[1]}x{view.shape[0]}" for view in (left, right))
-        raise ValueError(f"The left view is {sizes}; the two views of a pair must have the same size.")
+    check_sizes((left.shape[1], left.shape[0]), (right.shape[1], right.shape[0]))
     scale = min(1.0, LONGEST_SIDE / max(left.shape))
     sift = cv2.SIFT.create(nfeatures=MOST_POINTS, contrastThreshold=0.02)
     points, descriptors = [], []

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from stereopsis.compression.bitstream import FINGERPRINT, Header, Reader, Record, Stream, check_size, pack
 from stereopsis.compression.effort import check_effort
-from stereopsis.types import StereoPair
+from stereopsis.types import StereoCalibration, StereoPair
 
 QUALITIES = 8
 STEPS = 16  # levels from one whole quality to the next
@@ -319,14 +319,12 @@ def _bound(record: Record) -> Record:
     return replace(record, streams=tuple(streams))
 
 
-def calibration_of(header: Header) -> Any:
+def calibration_of(header: Header) -> StereoCalibration | None:
     """The rig that a file holds, None where it holds none.
 
     Raises:
         ValueError: what it holds is no calibration.
     """
-    from stereopsis.types import StereoCalibration
-
     stored = header.metadata.get("calibration")
     if stored is None:
         return None

@@ -10,7 +10,7 @@ falling temperature sharpens (stochastic Gumbel annealing, Yang, Eq. 10).
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -18,14 +18,24 @@ from torch import Tensor
 
 from stereopsis.compression.losses import lambda_of
 
-if TYPE_CHECKING:
-    from stereopsis.compression.single import HyperpriorCodec
-
 EFFORTS = 4
 STEPS = (0, 20, 60, 200)  # of each effort
 RATE = 0.03  # of Adam, in steps of a latent
 HOTTEST, COLDEST = 0.5, 0.1
 EDGE = 1e-4  # how far inside (0, 1) a fraction and a random number stay
+
+
+class Refinable(Protocol):
+    """What :func:`refine` calls of :class:`~stereopsis.compression.single.HyperpriorCodec`."""
+
+    @property
+    def g_s(self) -> Any: ...
+
+    @property
+    def coded(self) -> Any: ...
+
+    @property
+    def _gains(self) -> Any: ...
 
 
 def check_effort(effort: int) -> None:
@@ -57,7 +67,7 @@ class SoftRounding:
 
 
 def refine(
-    codec: HyperpriorCodec,
+    codec: Refinable,
     x: Float[Tensor, "1 3 h w"],
     y: Float[Tensor, "1 m h/16 w/16"],
     z: Float[Tensor, "1 n h/64 w/64"],

@@ -52,6 +52,7 @@ from stereopsis.compression.integer import IntegerNet, to_fixed
 from stereopsis.compression.layers import FAST, START_SCALE, conv, deconv, round_through
 from stereopsis.compression.losses import luma_matrix
 from stereopsis.compression.single import Code, HyperpriorCodec, Rounding, start_at_zero, start_of_scales
+from stereopsis.ops.images import bits_of
 from stereopsis.zoo.registry import register
 
 BLOCK = 8  # pixels of the input in one position of the first stage
@@ -380,8 +381,6 @@ class Hyperprior2(HyperpriorCodec):
 def stretch(view: Float[Tensor, "1 3 h w"]) -> int:
     """The largest value of an image of more than 8 bits, in steps of 1/65535, for which it is stretched to [0, 1]; 0 of
     8 bits, and of an image without light."""
-    from stereopsis.ops.images import bits_of
-
     if bits_of(view) == 8:
         return 0
     return int((view.max() * WHOLE).ceil().clamp(max=WHOLE))

@@ -29,6 +29,7 @@ from stereopsis.io.depth import READ_SUFFIXES
 from stereopsis.io.guided import find_depths
 from stereopsis.io.pairs import list_files, unique_names
 from stereopsis.io.stamps import TOLERANCE
+from stereopsis.ops.images import check_views
 
 FOLDER_RATE = 10.0  # frames a second of the video that is made of a folder
 
@@ -205,11 +206,7 @@ def _check_bag(first: str | Path, second: str | Path | None, topics: tuple[str, 
 
 
 def _same_size(left: Tensor, right: Tensor, paths: tuple[object, object]) -> Views:
-    if left.shape != right.shape:
-        sizes = " and ".join(
-            f"{path} is {view.shape[2]}x{view.shape[1]}" for path, view in zip(paths, (left, right), strict=True)
-        )
-        raise ValueError(f"{sizes}; the two views of a rectified pair must have the same size.")
+    check_views(left, right, paths)
     return left, right
 
 

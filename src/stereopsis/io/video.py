@@ -173,9 +173,7 @@ def open_pair(left: str | Path, right: str | Path | None = None) -> VideoPair:
             )
         return VideoPair(first)
     second = VideoReader(right)
-    if (first.width, first.height) != (second.width, second.height):
-        sizes = " and ".join(f"{video.path} is {video.width}x{video.height}" for video in (first, second))
-        raise ValueError(f"{sizes}; the two views of a rectified pair must have the same size.")
+    check_sizes((first.width, first.height), (second.width, second.height), (first.path, second.path))
     return VideoPair(first, second)
 
 

@@ -42,23 +42,25 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stereopsis.matching.deadline import StageCosts
+from stereopsis.matching.deadline import StageCosts, wait_for
 from stereopsis.ops.canvas import Canvas
 from stereopsis.ops.cost_volume import absolute_volume, residual_volume
 from stereopsis.ops.enlarge import enlarge, finished_map
+from stereopsis.ops.images import check_views
 from stereopsis.ops.propagation import propagate
 from stereopsis.ops.soft_argmin import mass_near_mean, soft_argmin
 from stereopsis.ops.thin_conv import thin_conv
 from stereopsis.types import Disparity
-from stereopsis.zoo.registry import register
+from stereopsis.zoo.registry import register_variant
 
 COARSEST = 16  # pixels of the input in one of the first stage; sizes are padded to a multiple of it
 SCALES = (16, 8, 4)  # of the three matching stages
@@ -235,11 +237,6 @@ class ConvolutionalRefiner(nn.Module):
         return enlarge(x.float(), disparity.shape[-2:], base=disparity)
 
 
-def _wait_for(result: Tensor) -> None:
-    """Until an accelerator has come so far: reading a value waits for it."""
-    result.flatten()[:1].tolist()
-
-
 def _resize(x: Float[Tensor, "b c h w"], size: tuple[int, int] | torch.Size) -> Tensor:
     return F.interpolate(x.float(), size=tuple(size), mode="bilinear", align_corners=False)
 
@@ -283,7 +280,6 @@ class AnyNet(nn.Module):
         self.config = config = config or AnyNetConfig()
         self.clock = clock
         self.compute_dtype = torch.float32
-        self.last_stage = 0  # counted from 1: what the latest call returned
         self.features = FeatureExtractor(config.init_channels, config.unet_align_corners)
         self.regularize = nn.ModuleList(Regularization(c, config.volume_layers) for c in config.volume_channels)
         self.refine: nn.Module | None = None
@@ -378,7 +374,7 @@ class AnyNet(nn.Module):
         """
         self._check(left, right, max_disparity, previous)
         estimates = self.estimates(left, right, max_disparity, previous)
-        return (self._finish(estimate, left.shape[-2:]) for estimate in estimates)
+        return (self._finish(estimate, left.shape[-2:], stage) for stage, estimate in enumerate(estimates, start=1))
 
     def forward(
         self,
@@ -397,11 +393,11 @@ class AnyNet(nn.Module):
                 works; fewer make the first stage faster, and weights know best the range that they were trained with.
             budget: seconds for this call. A stage starts only if it is expected to end in time, by what it took on
                 views of this size before; the first stage always runs. Two calls with ``math.inf`` teach the model what
-                the stages cost. ``last_stage`` tells which answered.
+                the stages cost.
 
         Returns:
             Disparity of the left view, dense. ``confidence`` is the probability around the estimate, in the
-            distribution that its stage regressed it from.
+            distribution that its stage regressed it from; ``stage`` is the last stage that was run.
 
         Raises:
             ValueError: for views of different size or smaller than 16, a wrong number of channels, a max_disparity
@@ -411,8 +407,7 @@ class AnyNet(nn.Module):
             return self._within(budget, left, right, max_disparity, previous)
         self._check(left, right, max_disparity, previous)
         *_, last = self.estimates(left, right, max_disparity, previous)
-        self.last_stage = self.config.stages
-        return self._finish(last, left.shape[-2:])
+        return self._finish(last, left.shape[-2:], self.config.stages)
 
     def _within(
         self, budget: float, left: Tensor, right: Tensor, max_disparity: int | None, previous: Disparity | None
@@ -425,20 +420,20 @@ class AnyNet(nn.Module):
         finish = self.config.stages
         costs = self._costs.setdefault(key, StageCosts(finish + 1))
         estimates = self.estimates(left, right, max_disparity, previous)
-        estimate = None
+        estimate, reached = None, 0
         for stage in range(self.config.stages):
             begin = self.clock()
             if estimate is not None and begin - start + costs.needed(stage, finish) > budget:
                 costs.skipped(stage)
                 break
             estimate = next(estimates)
-            _wait_for(estimate.disparity)
+            wait_for(estimate.disparity)
             costs.measured(stage, self.clock() - begin)
-            self.last_stage = stage + 1
+            reached = stage + 1
         assert estimate is not None
         begin = self.clock()
-        result = self._finish(estimate, left.shape[-2:])
-        _wait_for(result.confidence)
+        result = self._finish(estimate, left.shape[-2:], reached)
+        wait_for(result.confidence)
         costs.measured(finish, self.clock() - begin)
         return result
 
@@ -454,21 +449,18 @@ class AnyNet(nn.Module):
         """A map where its image is on the canvas, NaN beyond."""
         return F.pad(values, (canvas.left, canvas.right, canvas.top, canvas.bottom), value=math.nan)
 
-    def _finish(self, estimate: AnyNetEstimate, size: torch.Size) -> Disparity:
+    def _finish(self, estimate: AnyNetEstimate, size: torch.Size, stage: int) -> Disparity:
         rows, columns = estimate.disparity.shape[-2:]
         corner = (rows - size[0], 0) if self.config.padding == "mean" else (0, columns - size[1])
         confidence = estimate.confidence().nan_to_num_(0.0).clamp_(0, 1)
-        return Disparity(*finished_map(estimate.disparity, confidence, corner, size))
+        return Disparity(*finished_map(estimate.disparity, confidence, corner, size), stage)
 
     def _precision(self, image: Tensor) -> torch.autocast:
         return torch.autocast(image.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32)
 
     @staticmethod
     def _check(left: Tensor, right: Tensor, max_disparity: int | None, previous: Disparity | None) -> None:
-        if left.shape != right.shape:
-            raise ValueError(
-                f"left is {tuple(left.shape)} and right is {tuple(right.shape)}; both views must have one size."
-            )
+        check_views(left, right)
         if left.shape[1] not in (1, 3):
             raise ValueError(f"the images have {left.shape[1]} channels; they must have 1 or 3.")
         if min(left.shape[-2:]) < COARSEST:
@@ -488,18 +480,7 @@ C2, C4, C6 = (replace(C1, init_channels=channels) for channels in (2, 4, 6))
 OFFICIAL = replace(C1, mirrored_residual=True, unet_align_corners=True, padding="mean")
 
 
-def _register(name: str, config: AnyNetConfig, description: str, **options: Any) -> None:
-    register(
-        name,
-        family="matching",
-        architecture=name.partition(".")[0],
-        build=lambda: AnyNet(config),
-        config=config,
-        description=description,
-        **options,
-    )
-
-
+_register = partial(register_variant, family="matching", network=AnyNet)
 _register(
     "anynet.scenes",
     C1,

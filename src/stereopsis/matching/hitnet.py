@@ -32,8 +32,9 @@ latter to 4; and ``padding`` continues the image, where the authors' grey border
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -43,12 +44,13 @@ from torch.nn import functional as F
 from stereopsis.matching import hitnet_bf16
 from stereopsis.ops import bf16_conv
 from stereopsis.ops.fused_conv import conv_leaky
+from stereopsis.ops.images import check_views
 from stereopsis.ops.portable import portable
 from stereopsis.ops.tile_match import TILE, matching_cost, right_tile_padding, tile_match
 from stereopsis.ops.tile_plane import expand_plane, split_tiles
 from stereopsis.ops.tile_warp import tile_warp_cost
 from stereopsis.types import Disparity
-from stereopsis.zoo.registry import register
+from stereopsis.zoo.registry import register_variant
 
 PLANE = 3  # d, dx, dy
 DESCRIPTOR = 13  # p
@@ -366,10 +368,7 @@ class HITNet(nn.Module):
         Raises:
             ValueError: for views of different size, a wrong number of channels or a max_disparity below 1.
         """
-        if left.shape != right.shape:
-            raise ValueError(
-                f"left is {tuple(left.shape)} and right is {tuple(right.shape)}; both views must have one size."
-            )
+        check_views(left, right)
         if max_disparity is not None and max_disparity < 1:
             raise ValueError(f"max_disparity is {max_disparity}; it must be at least 1 pixel.")
         left, right = self.as_input(left), self.as_input(right)
@@ -440,18 +439,7 @@ MIDDLEBURY = replace(L, max_disparity=400, multi_scale=True, feature_channels=(3
 ETH3D = HITNetConfig(in_channels=1, max_disparity=128, winner="lowest", split_steps=(0.5, 0.5), padding="grey")
 
 
-def _register(name: str, config: HITNetConfig, description: str, **options: Any) -> None:
-    register(
-        name,
-        family="matching",
-        architecture=name.partition(".")[0],
-        build=lambda: HITNet(config),
-        config=config,
-        description=description,
-        **options,
-    )
-
-
+_register = partial(register_variant, family="matching", network=HITNet)
 _register(
     "hitnet.scenes",
     MULTI_SCALE,

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from stereopsis.ops.images import check_views, quantized
 from stereopsis.types import Disparity
 from stereopsis.zoo.registry import register
 
@@ -194,10 +195,7 @@ class BlockMatching(_OpenCVMatcher):
 def _check(left: Tensor, right: Tensor, max_disparity: int) -> None:
     if left.ndim != 4 or left.shape[1] not in (1, 3):
         raise ValueError(f"left is {tuple(left.shape)}; images must be (B, 3, H, W) or (B, 1, H, W).")
-    if left.shape != right.shape:
-        raise ValueError(
-            f"left is {tuple(left.shape)} and right is {tuple(right.shape)}; both views must have the same size."
-        )
+    check_views(left, right)
     if not 0 < max_disparity <= _LARGEST:
         raise ValueError(f"max_disparity is {max_disparity}; choose a number from 1 to {_LARGEST} pixels.")
     if not (torch.isfinite(left).all() and torch.isfinite(right).all()):
@@ -206,7 +204,7 @@ def _check(left: Tensor, right: Tensor, max_disparity: int) -> None:
 
 def _to_uint8(images: Tensor) -> np.ndarray:
     """``(B, C, H, W)`` in [0, 1] to ``(B, H, W, 3)``, or ``(B, H, W)`` for one channel."""
-    pixels = images.float().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    pixels = quantized(images).permute(0, 2, 3, 1).cpu().numpy()
     return np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 

@@ -1,4 +1,4 @@
-"""Values of images in [0, 1]: as bytes, as brightness, and the bits they need."""
+"""Values and sizes of images in [0, 1]: bytes, brightness, the bits they need, and whether two views fit."""
 
 from __future__ import annotations
 
@@ -47,3 +47,35 @@ def bits_of(image: Float[Tensor, "*one c h w"]) -> Literal[8, 16]:
     """Bits that hold an image in [0, 1] without loss: 8 where all values are multiples of 1/255, otherwise 16."""
     steps = image * 255
     return 8 if bool(((steps - steps.round()).abs() < 1e-3).all()) else 16
+
+
+def is_gray(image: Float[Tensor, "*b c h w"]) -> bool:
+    """True if the channels of an image hold the same values, as they do for a grayscale file that was read as RGB."""
+    return bool((image == image[..., :1, :, :]).all())
+
+
+def check_views(
+    left: Float[Tensor, "*b c h w"], right: Float[Tensor, "*b c h w"], names: tuple[object, object] = ("left", "right")
+) -> None:
+    """Check that two views can be a rectified pair.
+
+    Args:
+        left, right: views.
+        names: what a message calls them, for example their files.
+
+    Raises:
+        ValueError: the views differ in size, in channels or in batch.
+    """
+    check_sizes((left.shape[-1], left.shape[-2]), (right.shape[-1], right.shape[-2]), names)
+    if left.shape != right.shape:
+        shapes = " and ".join(f"{name} is {tuple(view.shape)}" for name, view in zip(names, (left, right), strict=True))
+        raise ValueError(f"{shapes}; the two views of a rectified pair must have the same batch and channels.")
+
+
+def check_sizes(
+    left: tuple[int, int], right: tuple[int, int], names: tuple[object, object] = ("left", "right")
+) -> None:
+    """Check that two views have the same (width, height) in pixels; arguments and errors as in :func:`check_views`."""
+    if left != right:
+        sizes = " and ".join(f"{name} is {w}x{h}" for name, (w, h) in zip(names, (left, right), strict=True))
+        raise ValueError(f"{sizes}; the two views of a rectified pair must have the same size.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from stereopsis.geometry.holes import fill_from_background
 from stereopsis.io import read_image
 from stereopsis.matching.anynet import AnyNet
 from stereopsis.matching.tiling import TiledMatcher, search_range
+from stereopsis.ops.images import check_views
 from stereopsis.types import Depth, Disparity
 from stereopsis.upsampling.upsample import upsample
 from stereopsis.zoo.registry import load
@@ -53,8 +55,8 @@ def match(
             than this many pixels: occlusions, mostly.
         fill: fill holes with the lower one of their neighbours in the row. With ``check`` what the right view does not
             see is a hole (:func:`match_both`).
-        budget: seconds for the network, of an AnyNet alone; ``model.last_stage`` then tells which stage answered. With
-            ``check`` each of the two matchings gets half of it.
+        budget: seconds for the network, only for an AnyNet; ``stage`` of the result is the last stage that was run.
+            With ``check`` each of the two matchings gets half of it.
         previous: the map of the frame before, which an AnyNet may start its residual stages from; the right view, where
             it is matched too, starts without.
         tile: side in pixels of the tiles that are matched one after the other, 0 for views in one piece; if not given,
@@ -71,9 +73,7 @@ def match(
         FileNotFoundError: an image or the weights do not exist.
     """
     views = as_images(left, "left"), as_images(right, "right")
-    if views[0].shape[-2:] != views[1].shape[-2:]:
-        sizes = " and right is ".join(f"{view.shape[-1]}x{view.shape[-2]}" for view in views)
-        raise ValueError(f"left is {sizes}; the two views of a rectified pair must have the same size.")
+    check_views(*views)
     network = load(model, weights=weights, device=device, dtype=dtype) if isinstance(model, str) else model
     parameter = next(network.parameters(), None)
     where = parameter.device if parameter is not None else torch.device(device)
@@ -136,9 +136,9 @@ def match_both(
     seen_from_right = Disparity(mirrored.disparity.flip(-1), mirrored.valid.flip(-1), mirrored.confidence.flip(-1))
     if fill:
         seen = found.valid & ~hidden_from_right(found, seen_from_right, threshold)
-        return fill_from_background(Disparity(found.disparity, seen, found.confidence))
+        return fill_from_background(replace(found, valid=seen))
     valid = left_right_check(found, seen_from_right, threshold)
-    return Disparity(torch.where(valid, found.disparity, 0.0), valid, found.confidence)
+    return replace(found, disparity=torch.where(valid, found.disparity, 0.0), valid=valid)
 
 
 class ReducedMatcher(nn.Module):

@@ -113,7 +113,7 @@ class SequenceMatcher:
         found = self._match(*views, check=self.check, fill=self.fill, budget=self.budget, previous=self._previous)
         found = found.to("cpu")  # the copy waits for a GPU
         seconds = time.perf_counter() - start
-        stage = None if self.budget is None else int(self.model.last_stage)  # type: ignore[arg-type]
+        stage = None if self.budget is None else found.stage
         if self.warm_start:
             self._previous = found
         return MatchedFrame(self._filter(found, views[0]), seconds, stage)

@@ -81,6 +81,27 @@ def register(
     return entry
 
 
+def register_variant(
+    name: str,
+    config: Any,
+    description: str,
+    *,
+    family: Family,
+    network: Callable[[Any], nn.Module],
+    **options: Any,
+) -> ModelEntry:
+    """:func:`register` for ``network(config)``, whose architecture is the part of the name before the tag."""
+    return register(
+        name,
+        family=family,
+        architecture=name.partition(".")[0],
+        build=lambda: network(config),
+        config=config,
+        description=description,
+        **options,
+    )
+
+
 def list_models(pattern: str | None = None, family: Family | None = None) -> list[str]:
     """Sorted names of the registered models.
 

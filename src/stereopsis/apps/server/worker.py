@@ -28,6 +28,7 @@ from stereopsis.compression.bitstream import Reader, pack, pack_header
 from stereopsis.compression.codec import PairCodec, SideView, calibration_of
 from stereopsis.geometry import disparity_to_depth, unproject
 from stereopsis.io import read_depth, read_image, write_depth, write_disparity, write_image, write_point_cloud
+from stereopsis.ops.images import check_views
 from stereopsis.ops.memory import keep_large_blocks
 from stereopsis.pipeline.sequence import SequenceMatcher
 from stereopsis.types import Depth, StereoCalibration, StereoPair
@@ -315,9 +316,7 @@ class Worker:
 
 def _views(folder: Path, left: Upload, right: Upload) -> tuple[Tensor, Tensor]:
     views = tuple(read_image(upload.written(folder))[None] for upload in (left, right))
-    if views[0].shape != views[1].shape:
-        sizes = " and right is ".join(f"{view.shape[-1]}x{view.shape[-2]}" for view in views)
-        raise ValueError(f"left is {sizes}; the two views of a rectified pair must have the same size.")
+    check_views(views[0], views[1])
     return views[0], views[1]
 
 
