@@ -154,7 +154,7 @@ def test_max_disparity_sets_the_candidates_of_the_first_stage():
 @pytest.mark.parametrize(
     ("left", "right", "arguments", "words"),
     [
-        ((1, 3, 20, 30), (1, 3, 20, 31), {}, "(1, 3, 20, 30)"),
+        ((1, 3, 20, 30), (1, 3, 20, 31), {}, "left is 30x20 and right is 31x20"),
         ((1, 3, 20, 30), (1, 1, 20, 30), {}, "(1, 1, 20, 30)"),
         ((1, 2, 20, 30), (1, 2, 20, 30), {}, "2 channels"),
         ((1, 3, 15, 30), (1, 3, 15, 30), {}, "30x15"),

@@ -158,7 +158,7 @@ def test_max_disparity_may_be_given_at_the_call():
 @pytest.mark.parametrize(
     ("left", "right", "arguments", "words"),
     [
-        ((1, 3, 20, 30), (1, 3, 20, 31), {}, "(1, 3, 20, 30)"),
+        ((1, 3, 20, 30), (1, 3, 20, 31), {}, "left is 30x20 and right is 31x20"),
         ((1, 3, 20, 30), (1, 1, 20, 30), {}, "(1, 1, 20, 30)"),
         ((1, 2, 20, 30), (1, 2, 20, 30), {}, "2 channels"),
         ((1, 4, 20, 30), (1, 4, 20, 30), {}, "4 channels"),
