@@ -1,41 +1,51 @@
-"""What an encoder can do for its image in more time: latents that suit it better; the decoder stays the same.
+"""What an encoder can do for its image in more time; the decoder and the format stay the same.
 
-``g_a`` gives the latents that are best on average. For one image, gradient descent on rate + lambda distortion finds
-better ones (Campos, Meierhans, Djelouah, Schroers, "Content adaptive optimization for neural image compression", 2019;
-Yang, Bamler, Mandt, "Improving inference for neural image compression", NeurIPS 2020, https://arxiv.org/abs/2006.04240).
-Rounding has no gradient: each latent is drawn from its two neighbours, with probabilities and a relaxation that a
-falling temperature sharpens (stochastic Gumbel annealing, Yang, Eq. 10).
+``g_a`` gives the latents that are best on average, and rounding takes the nearest symbol whatever it costs. For one
+image other symbols cost less, rate + lambda distortion taken together (rate-distortion optimised quantisation). They
+are found by descent along coordinates. Each pass predicts what one more or one less of every symbol would change: its
+bits from the tables, its error from the gradient of the distortion behind ``g_s`` and from the energy that ``g_s``
+gives the channel. Then it moves a random part of the symbols that gain by it; if neighbours moved at once, their errors
+would add up to more than predicted.
+
+Latents adapted to one image: Campos, Meierhans, Djelouah, Schroers, "Content adaptive optimization for neural image
+compression", 2019 (https://arxiv.org/abs/1906.01223). They move y by gradient descent through a rounding that has no
+gradient; moves of whole symbols need no stand-in for rounding.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from stereopsis.compression.entropy import PRECISION, gaussian_reach
+from stereopsis.compression.integer import to_fixed
 from stereopsis.compression.losses import lambda_of
 
 EFFORTS = 4
-STEPS = (0, 20, 60, 200)  # of each effort
-RATE = 0.03  # of Adam, in steps of a latent
-HOTTEST, COLDEST = 0.5, 0.1
-EDGE = 1e-4  # how far inside (0, 1) a fraction and a random number stay
+PASSES = (0, 4, 12, 40)  # by effort
+SHARES = (0.0, 0.5, 0.25, 0.2)  # of the symbols that would gain, those that one pass moves
+LARGEST = 30  # symbol that is moved
 
 
 class Refinable(Protocol):
     """What :func:`refine` calls of :class:`~stereopsis.compression.single.HyperpriorCodec`."""
 
+    gaussian: Tensor
+
     @property
     def g_s(self) -> Any: ...
 
     @property
-    def coded(self) -> Any: ...
+    def _gains(self) -> Any: ...
 
     @property
-    def _gains(self) -> Any: ...
+    def _features(self) -> Any: ...
+
+    @property
+    def _distribution(self) -> Any: ...
 
 
 def check_effort(effort: int) -> None:
@@ -47,57 +57,79 @@ def check_effort(effort: int) -> None:
         raise ValueError(f"effort is {effort}; it must be 0 (fast) to {EFFORTS - 1} (small files), for example 1.")
 
 
-class SoftRounding:
-    """Draws each number's lower or upper neighbour, softened so that gradients pass.
-
-    Args:
-        temperature: 0.5 gives nearly any number between the neighbours, 0.1 nearly the nearest neighbour.
-        generator: of the random numbers.
-    """
-
-    def __init__(self, temperature: float, generator: torch.Generator) -> None:
-        self.temperature, self.generator = temperature, generator
-
-    def __call__(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        below = x.detach().floor()
-        share = (x - below).clamp(EDGE, 1 - EDGE)
-        upper = (share.atanh() - (1 - share).atanh()) / self.temperature
-        draw = torch.rand(x.shape, generator=self.generator, dtype=torch.float32).to(x).clamp(EDGE, 1 - EDGE)
-        return below + ((upper + draw.logit()) / self.temperature).sigmoid()
+def symbol_bits(gaussian: Int[Tensor, " n"]) -> Float[Tensor, "64 k"]:
+    """Bits of the symbols 0 to :data:`LARGEST` + 1 in each table of
+    :func:`~stereopsis.compression.entropy.gaussian_tables`; beyond a table's reach, those of its last symbol."""
+    tables, start = [], 0
+    for reach in gaussian_reach():
+        frequencies = gaussian[start + reach : start + 2 * reach + 1].double()
+        tables.append(frequencies[torch.arange(LARGEST + 2, device=gaussian.device).clamp(max=reach)])
+        start += 2 * reach + 2
+    return (PRECISION - torch.stack(tables).log2()).float()
 
 
 def refine(
     codec: Refinable,
-    x: Float[Tensor, "1 3 h w"],
+    image: Float[Tensor, "1 3 h w"],
     y: Float[Tensor, "1 m h/16 w/16"],
     z: Float[Tensor, "1 n h/64 w/64"],
     quality: float,
-    steps: int,
-) -> tuple[Float[Tensor, "1 m h/16 w/16"], Float[Tensor, "1 n h/64 w/64"]]:
-    """Latents that minimise rate + lambda 255^2 MSE of one image.
+    effort: int,
+) -> Float[Tensor, "1 m h/16 w/16"]:
+    """Latents of one image that cost less than those of ``g_a``, rate + lambda 255^2 MSE taken together.
 
     Args:
         codec: in evaluation mode.
-        x: the padded image, in [0, 1].
-        y, z: what ``g_a`` and ``h_a`` give; where to start.
+        image: in [0, 1], not padded.
+        y, z: what ``g_a`` and ``h_a`` give for the padded image; z stays as it is.
         quality: 1 to 8.
-        steps: of Adam; each takes about four times as long as decoding. The random numbers are the same in every call.
+        effort: 1 to 3. A pass takes about three times as long as ``g_s``. Random numbers are the same in every call.
     """
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.no_grad():
         generator = torch.Generator().manual_seed(0)
-        wanted = torch.tensor([quality], device=x.device, dtype=torch.float32)
-        gain, _, gain_z = (part.detach() for part in codec._gains(wanted))
-        weight = 255**2 * float(lambda_of(quality))
-        x = x.clone()
-        latents = [(part * scale).clone().requires_grad_() for part, scale in ((y, gain), (z, gain_z))]
-        optimizer = torch.optim.Adam(latents, RATE, betas=(0.9, 0.99))
-        for step in range(steps):
-            cooled = step / max(steps - 1, 1)
-            rounding = SoftRounding(HOTTEST * math.exp(cooled * math.log(COLDEST / HOTTEST)), generator)
-            y_hat, bits_y, bits_z = codec.coded(latents[0] / gain, latents[1] / gain_z, wanted, rounding)
-            error = (codec.g_s(y_hat) + 0.5 - x).square().mean()
-            loss = (bits_y + bits_z).sum() / x[0, 0].numel() + weight * error
-            for part, gradient in zip(latents, torch.autograd.grad(loss, latents), strict=True):
-                part.grad = gradient
-            optimizer.step()
-        return (latents[0] / gain).detach(), (latents[1] / gain_z).detach()
+        wanted = torch.tensor([quality], device=image.device, dtype=torch.float32)
+        gain, inverse, gain_z = codec._gains(wanted)
+        features = codec._features(to_fixed((z * gain_z).round() / gain_z))
+        bits = symbol_bits(codec.gaussian)
+        # bits that the square of one pixel's error is worth
+        worth = 255**2 * float(lambda_of(quality)) / 3
+        image, y = image.clone(), y * gain
+        curvature: Tensor | None = None
+        for _ in range(PASSES[effort]):
+            mean, index = codec._distribution(y, features, gain)
+            symbols = (y - mean).round()
+            with torch.enable_grad():
+                y_hat = ((symbols + mean) * inverse).requires_grad_()
+                shown = codec.g_s(y_hat)[..., : image.shape[-2], : image.shape[-1]] + 0.5
+                if curvature is None:
+                    curvature = worth * _energy(shown, y_hat, generator) * inverse.square()
+                (slope,) = torch.autograd.grad(worth * (shown - image).square().sum(), y_hat)
+            rates = [bits[index.round().long(), _size(symbols + move)] for move in (-1, 0, 1)]
+            drawn = torch.rand(y.shape, generator=generator, dtype=torch.float32).to(y) < SHARES[effort]
+            movable = drawn & (symbols.abs() <= LARGEST)
+            y = symbols + mean + _moves(rates, slope * inverse, curvature) * movable
+        return y / gain
+
+
+def _energy(shown: Tensor, y_hat: Tensor, generator: torch.Generator) -> Float[Tensor, "1 m 1 1"]:
+    """The sum of squares that one of each channel adds to the picture, by its response to random signs."""
+    signs = torch.randint(0, 2, shown.shape, generator=generator).to(shown) * 2 - 1
+    (response,) = torch.autograd.grad((shown * signs).sum(), y_hat, retain_graph=True)
+    return response.square().mean((0, 2, 3), keepdim=True)
+
+
+def _size(symbols: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+    return symbols.abs().long().clamp(max=LARGEST + 1)
+
+
+def _moves(
+    rates: list[Float[Tensor, "1 m h w"]], slope: Float[Tensor, "1 m h w"], curvature: Float[Tensor, "1 m 1 1"]
+) -> Float[Tensor, "1 m h w"]:
+    """What each symbol gains by: -1, 0 or 1.
+
+    Args:
+        rates: bits of each symbol less one, as it is, and plus one.
+        slope, curvature: of the error, in bits.
+    """
+    less, more = (rates[1 + move] - rates[1] + move * slope + curvature for move in (-1, 1))
+    return torch.where(less < more, -1.0, 1.0) * (torch.minimum(less, more) < 0)

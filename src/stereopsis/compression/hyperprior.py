@@ -46,7 +46,6 @@ from stereopsis.compression.losses import luma_matrix
 from stereopsis.compression.single import (
     Code,
     HyperpriorCodec,
-    Rounding,
     start_at_zero,
     start_of_scales,
     to_activation,
@@ -113,13 +112,11 @@ class Hyperprior(HyperpriorCodec):
         start_as_block_transform(self.g_a, self.g_s, images - 0.5, luma_matrix(luma))
         self.forget()
 
-    def _distribution(
-        self, y: Tensor, features: Tensor, gain: Tensor, rounding: Rounding = round_through
-    ) -> tuple[Tensor, Tensor]:
+    def _distribution(self, y: Tensor, features: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
         mean, index = self._split(features, gain)
         if self.config.checkerboard:
             first = checkerboard(y.shape[-2:], y.device)
-            y_hat = (rounding(y - mean) + mean) * first
+            y_hat = (round_through(y - mean) + mean) * first
             mean2, index2 = self._split(self._corrected(features, to_fixed(y_hat / gain)), gain)
             mean, index = torch.where(first, mean, mean2), torch.where(first, index, index2)
         return mean, index

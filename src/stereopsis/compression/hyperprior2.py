@@ -51,7 +51,7 @@ from stereopsis.compression.entropy import MEAN_BITS, Decoder, Encoder, Factoriz
 from stereopsis.compression.integer import IntegerNet, to_fixed
 from stereopsis.compression.layers import FAST, START_SCALE, conv, deconv, round_through
 from stereopsis.compression.losses import luma_matrix
-from stereopsis.compression.single import Code, HyperpriorCodec, Rounding, start_at_zero, start_of_scales
+from stereopsis.compression.single import Code, HyperpriorCodec, start_at_zero, start_of_scales
 from stereopsis.ops.images import bits_of
 from stereopsis.zoo.registry import register
 
@@ -302,9 +302,7 @@ class Hyperprior2(HyperpriorCodec):
         last.weight *= START_DEVIATION / self.h_a(encoder(images - 0.5)).std()
         self.forget()
 
-    def _distribution(
-        self, y: Tensor, features: Tensor, gain: Tensor, rounding: Rounding = round_through
-    ) -> tuple[Tensor, Tensor]:
+    def _distribution(self, y: Tensor, features: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
         if not self.config.context:
             return self._scaled(features, gain)
         means, indices, known = ([torch.zeros_like(y[..., ::2, ::2])] * 4 for _ in range(3))
@@ -317,7 +315,7 @@ class Hyperprior2(HyperpriorCodec):
                     near = torch.cat([found, self.context[number - 1](context)], 1)
                     found = found + self.correction[number - 1](near)
             means[place], indices[place] = self._scaled(found, gain)
-            y_hat = rounding(y[at] - means[place]) + means[place]
+            y_hat = round_through(y[at] - means[place]) + means[place]
             known[place] = to_fixed(y_hat / gain)
         return _joined(means), _joined(indices)
 

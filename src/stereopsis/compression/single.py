@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from stereopsis.compression.bitstream import Stream
 from stereopsis.compression.codec import LEVELS, QUALITIES, PairCodec, quality_of
-from stereopsis.compression.effort import STEPS, refine
+from stereopsis.compression.effort import refine
 from stereopsis.compression.entropy import (
     MEAN_BITS,
     PRIOR_REACH,
@@ -51,7 +51,6 @@ STRIDE = 64  # pixels of the input in one of z
 GAIN_BITS = 12  # behind the point of stored gains and their reciprocals
 STEP_BITS = 16  # behind the point of the stored steps of z
 
-Rounding = Callable[[Tensor], Tensor]
 # Given means (in 1/64) and table indices, codes the symbols of the chosen positions and returns them.
 Code = Callable[[Int64[Tensor, "m h w"], Int64[Tensor, "m h w"], Bool[Tensor, "h w"]], Int64[Tensor, "m k"]]
 
@@ -128,9 +127,7 @@ class HyperpriorCodec(PairCodec):
         """
 
     @abstractmethod
-    def _distribution(
-        self, y: Tensor, features: Tensor, gain: Tensor, rounding: Rounding = round_through
-    ) -> tuple[Tensor, Tensor]:
+    def _distribution(self, y: Tensor, features: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and table index of every element of y, which the gain has multiplied, of what h_s gives."""
 
     def forward(self, image: Float[Tensor, "b 3 h w"], quality: float | Float[Tensor, " b"] = 4.0) -> Reconstruction:
@@ -157,33 +154,19 @@ class HyperpriorCodec(PairCodec):
         """
         with self._precision(x):
             y = self.g_a(x - 0.5).float()
-        return self.coded(y, self.h_a(y), quality)
-
-    def coded(
-        self,
-        y: Float[Tensor, "b m h w"],
-        z: Float[Tensor, "b n h/4 w/4"],
-        quality: Float[Tensor, " b"],
-        rounding: Rounding = round_through,
-    ) -> tuple[Float[Tensor, "b m h w"], Float[Tensor, " b"], Float[Tensor, " b"]]:
-        """:meth:`latents` of what ``g_a`` and ``h_a`` give.
-
-        Args:
-            rounding: of symbols, with a gradient.
-        """
         gain, inverse, gain_z = self._gains(quality)
-        z = z * gain_z
-        rounded = rounding(z)
+        z = self.h_a(y) * gain_z
+        rounded = round_through(z)
         bits_z = bits(self.prior((noisy(z) if self.training else rounded) / gain_z, 1 / gain_z))
         features = self._features(to_fixed(rounded / gain_z))
 
         y = y * gain
-        mean, index = self._distribution(y, features, gain, rounding)
-        y_hat = rounding(y - mean) + mean
+        mean, index = self._distribution(y, features, gain)
+        y_hat = round_through(y - mean) + mean
         if self.training:
             p = self.conditional(noisy(y), mean, scale_of(index))
         else:
-            p = self.conditional(y_hat, mean, scale_of(round_through(index)))
+            p = self.conditional(y_hat, mean, scale_of(index.round()))
         return y_hat * inverse, bits(p), bits_z
 
     def _features(self, z: Float[Tensor, "b n h/4 w/4"]) -> Float[Tensor, "b 2m h w"]:
@@ -239,7 +222,7 @@ class HyperpriorCodec(PairCodec):
     # --- coding
 
     def encode(self, views: list[Float[Tensor, "1 3 h w"]], level: int, effort: int = 0) -> list[Stream]:
-        return [self._encode_view(view, level, STEPS[effort]) for view in views]
+        return [self._encode_view(view, level, effort) for view in views]
 
     def decode(self, streams: list[Stream], size: tuple[int, int], level: int) -> list[Float[Tensor, "1 3 h w"]]:
         views = (self.g_s(self.decode_latents(stream, size, level)) + 0.5 for stream in streams)
@@ -253,15 +236,15 @@ class HyperpriorCodec(PairCodec):
         """Reads what :meth:`_begin` wrote; the checksum so far."""
         return 0
 
-    def _encode_view(self, view: Float[Tensor, "1 3 h w"], level: int, steps: int = 0) -> Stream:
+    def _encode_view(self, view: Float[Tensor, "1 3 h w"], level: int, effort: int = 0) -> Stream:
         gain, _, gain_z = self._gains(view.new_tensor([quality_of(level)]))
         encoder = Encoder()
         view, check = self._begin(encoder, view)
         x = pad_to_stride(view)
         y = self.g_a(x - 0.5)
         z = self.h_a(y)
-        if steps:
-            y, z = refine(self, x, y, z, quality_of(level), steps)
+        if effort:
+            y = refine(self, view, y, z, quality_of(level), effort)
         z = to_whole(z * gain_z)
         y = (y * gain)[0].double()
         symbols = z.cpu().numpy().astype(np.int32)
