@@ -30,11 +30,12 @@ def folder(tmp_path_factory):
     holed[3, 4] = np.nan
     Image.fromarray(holed).save(root / "nan.tif")
     np.save(root / "nan.npy", holed)
-    for name in ("empty", "one", "two"):
+    for name in ("empty", "one", "two", "three"):
         (root / name).mkdir()
     write_image(root / "one" / "0.png", left)
     for number in range(2):
         write_image(root / "two" / f"{number}.png", right)
+        write_image(root / "three" / f"{'ab'[number]}.png", right)
 
     (root / "calib.txt").write_text(CALIB)
     (root / "other_size.txt").write_text(CALIB.replace("96", "200"))
@@ -108,10 +109,10 @@ CASES = [
     ("scenes --out OUT --count 0", "--count is 0; it must lie between 1 and 64"),
     # folders
     ("match empty empty --out OUT", "empty holds no image"),
-    ("match one two --out OUT", "one holds 1 images and two holds 2"),
+    ("match one three --out OUT", "one holds 1 images and three holds 2, and no names agree"),
     ("match one one --out OUT.pfm", "a file, but there are 1 pairs; name a folder"),
     ("match one one --out calib.txt", "--out is calib.txt, which is a file"),
-    (f"depth {PAIR} --calibration calib.txt --out calib.txt", "--out is calib.txt, which is a file"),
+    (f"depth {PAIR} --calibration calib.txt --out calib.txt", "The output calib.txt is an input"),
     (f"match {PAIR} --out one", "--out is one; its name must end in .pfm, .png, .npy"),
     (f"match {PAIR} --out OUT.exr", "must end in .pfm, .png, .npy"),
     (f"match {PAIR} --out OUT.png --preview OUT.png", "name one file twice"),

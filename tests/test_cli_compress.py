@@ -128,10 +128,20 @@ def test_grey_stays_grey(folder, capsys):
 def test_a_rate(folder, capsys):
     sizes = {}
     for quality in (1, 8):
-        assert main(["compress", "left.png", "right.png", "--out", "p.stz", "--quality", str(quality), *USE]) == 0
+        assert (
+            main(
+                ["compress", "left.png", "right.png", "--out", "p.stz", "--quality", str(quality), "--overwrite", *USE]
+            )
+            == 0
+        )
         sizes[quality] = 8 * Path("p.stz").stat().st_size / (2 * 40 * 60)
     target = (sizes[1] + sizes[8]) / 2
-    assert main(["compress", "left.png", "right.png", "--out", "p.stz", "--target-bpp", str(target), *USE]) == 0
+    words = ["compress", "left.png", "right.png", "--out", "p.stz", "--target-bpp", str(target), *USE]
+    before = Path("p.stz").read_bytes()
+    assert main(words) == 2
+    assert "p.stz exists already and would be replaced" in capsys.readouterr().err
+    assert Path("p.stz").read_bytes() == before
+    assert main([*words, "--overwrite"]) == 0
     assert sizes[1] <= 8 * Path("p.stz").stat().st_size / (2 * 40 * 60) <= target
     capsys.readouterr()
     assert main(["compress", "left.png", "right.png", "--out", "q.stz", "--target-bpp", "0.001", *USE]) == 2

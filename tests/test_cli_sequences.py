@@ -217,7 +217,10 @@ CASES = [
     ("both.avi --out OUT.pfm", "--out is OUT.pfm, a file, but there are 4 pairs; name a folder"),
     ("both.avi --out OUT.mp4", "--out is OUT.mp4, a file, but there are 4 pairs; name a folder"),
     ("both.avi --out OUT --preview OUT.mkv", "a file, but there are 4 pairs; name a folder, or a video .mp4 or .avi"),
-    ("both.avi --out OUT --preview ./both.avi", "--preview is both.avi, which holds the views; name another file"),
+    (
+        "both.avi --out OUT --preview ./both.avi",
+        "The output both.avi is an input and would replace it; name another file",
+    ),
     ("scene/left/0.png scene/right/0.png --out OUT.pfm --preview OUT.mp4", "its name must end in .png"),
     ("scene/left/0.png scene/right/0.png --out OUT.pfm --smooth 0.5", "--smooth acts from frame to frame"),
     ("both.avi --out OUT --smooth 1", "--smooth is 1; it must lie in [0, 1)"),

@@ -99,6 +99,7 @@ def run_sequence(
         ValueError, OSError: as of :func:`stereopsis.pipeline.runs.run`; an early end of a video where nothing was done.
     """
     from stereopsis.io import EarlyEndError
+    from stereopsis.io.protect import ReplacesInputError
     from stereopsis.pipeline.runs import run
 
     summary = Summary()
@@ -113,7 +114,7 @@ def run_sequence(
                     summary.skipped += 1
                 elif outcome.error is None:
                     summary.results.append(keep(outcome.result))
-                elif strict(summary):
+                elif strict(summary) or isinstance(outcome.error, ReplacesInputError):
                     raise outcome.error
                 else:
                     summary.failed.append({"name": outcome.name, "error": str(outcome.error)})

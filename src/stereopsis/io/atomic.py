@@ -8,6 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from stereopsis.io.protect import check_target
+
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
@@ -17,7 +19,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
 
     Raises:
         FileNotFoundError: the folder does not exist.
-        ValueError: ``path`` is a folder.
+        ValueError: ``path`` is a folder, or an input (:mod:`stereopsis.io.protect`).
         OSError: the system refuses to write; whatever stood under the name before is unharmed.
     """
     path = Path(path)
@@ -25,6 +27,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         raise ValueError(f"{path} is a folder; name a file to write.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"The folder {path.parent} does not exist; create it before writing {path.name}.")
+    check_target(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:

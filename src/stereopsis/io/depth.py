@@ -68,6 +68,17 @@ def read_depth(path: str | Path, unit: float | None = None) -> tuple[Float[Tenso
     return to_tensors(values, valid if mask is None else valid & mask)
 
 
+def written_here(path: Path) -> bool:
+    """Return whether a PNG bears the entry that :func:`write_depth` makes."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return UNIT_KEY in picture.info
+    except (OSError, ValueError, SyntaxError):  # no picture
+        return False
+
+
 def write_depth(
     path: str | Path,
     depth: Depth | Float[Tensor, "*one h w"] | Map,

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from stereopsis.io.protect import check_target
+
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
@@ -17,7 +19,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         path: made where it is missing; files of the same names are replaced, others stay.
 
     Raises:
-        ValueError: ``path`` is a file.
+        ValueError: ``path`` is a file, or a file of the same name in it is an input (:mod:`stereopsis.io.protect`).
         OSError: the system refuses to write; what stood in the folder before is unharmed.
     """
     path = Path(path)
@@ -32,7 +34,10 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         if not path.exists():
             temporary.replace(path)
             return
-        for file in sorted(temporary.iterdir()):
+        files = sorted(temporary.iterdir())
+        for file in files:
+            check_target(path / file.name)
+        for file in files:
             file.replace(path / file.name)
         temporary.rmdir()
     except BaseException:

@@ -28,6 +28,7 @@ from stereopsis.io import (
 from stereopsis.io.depth import READ_SUFFIXES
 from stereopsis.io.guided import find_depths
 from stereopsis.io.pairs import list_files, unique_names
+from stereopsis.io.protect import add_inputs
 from stereopsis.io.stamps import TOLERANCE
 from stereopsis.ops.images import check_views
 
@@ -126,7 +127,11 @@ def open_frames(
     if right is not None and is_video(left) != is_video(right):
         video, other = (left, right) if is_video(left) else (right, left)
         raise ValueError(f"{video} is a video and {other} is none; name two videos, or one side-by-side video alone.")
-    return Frames(open_pair(left, right) if is_video(left) else find_pairs(left, right, tolerance))
+    if is_video(left):
+        return Frames(open_pair(left, right))
+    pairs = find_pairs(left, right, tolerance)
+    add_inputs(path for pair in pairs for path in (pair.left, pair.right))
+    return Frames(pairs)
 
 
 @dataclass(frozen=True)
@@ -185,7 +190,9 @@ def open_depth_frames(
     if _check_bag(image, depth, topics):
         return DepthFrames(BagPair(image, topics, tolerance, "depth"), unit=unit)
     if not is_video(image):
-        return DepthFrames(find_depths(image, depth, tolerance), unit=unit)
+        found = find_depths(image, depth, tolerance)
+        add_inputs(path for pair in found for path in (pair.left, pair.right))
+        return DepthFrames(found, unit=unit)
     if depth is None:
         raise ValueError(f"{image} is a video of images; name the folder of its depth maps too.")
     video = VideoReader(image)

@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from stereopsis.io.protect import check_target
+
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 # What a video is written as: the suffix chooses the codec, and every OpenCV has both.
 VIDEO_CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
@@ -256,6 +258,7 @@ class VideoWriter:
         if not self.path.parent.is_dir():
             folder = self.path.parent
             raise FileNotFoundError(f"The folder {folder} does not exist; create it before writing {self.path.name}.")
+        check_target(self.path)
         codec = cv2.VideoWriter.fourcc(*VIDEO_CODECS[self.path.suffix.lower()])
         with _silence():
             writer = cv2.VideoWriter(str(self._temporary), codec, self.fps, (width, height))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from stereopsis.compression.bitstream import Header, Reader, Record, Writer
+from stereopsis.io.protect import check_target
 from stereopsis.pipeline.runs.record import check_settings
 
 
@@ -50,7 +51,13 @@ class Archive:
         self.rows: list[dict[str, Any]] = []
         self.failed: list[dict[str, str]] = []
         self._base = 0
+        check_target(out)
         if overwrite or not self._resume():
+            if not append and not overwrite and out.exists():
+                raise ValueError(
+                    f"{out} exists already and would be replaced; allow it to be overwritten, append to it, or name "
+                    "another file."
+                )
             self._start()
 
     @property
