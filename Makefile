@@ -8,12 +8,13 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo pictures test lint types docs dist clean
+.PHONY: help demo pictures test torture lint types docs dist clean
 
 help:
 	@echo "make demo      a real pair to disparity, depth, points and a report"
 	@echo "make pictures  the demo, and small copies of its pictures for the README"
 	@echo "make test      the tests"
+	@echo "make torture   hostile input under sanitizers, for MINUTES=10"
 	@echo "make lint      ruff: rules and formatting"
 	@echo "make types     mypy"
 	@echo "make docs      the site, in out/site"
@@ -28,6 +29,10 @@ pictures: demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+MINUTES ?= 10
+torture: $(INSTALLED)
+	$(BIN)/python benchmarks/torture.py --minutes $(MINUTES)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -67,7 +67,7 @@ def read_calibration(
             return kitti.read(text, first, cameras, unit)
         if ktxt.matches(text):
             return ktxt.read(text, first, unit)
-    except ValueError as error:
+    except Exception as error:
         raise in_file(error, first) from None
     raise ValueError(f"{first} is in no known calibration format: {NEEDS}, so convert it to one of them.")
 
@@ -105,7 +105,7 @@ def read_rig(
             document = load_yaml(read_text(second), second) | document
         if opencv_yaml.matches(document):
             return opencv_yaml.read_rig(document, first, unit, model)
-    except ValueError as error:
+    except Exception as error:
         raise in_file(error, first) from None
     raise ValueError(f"{first} holds no raw rig; name a YAML file of OpenCV, ROS or EuRoC.")
 

@@ -128,10 +128,12 @@ def metres_per_unit(baseline: float, unit: float | None, default: float, path: P
     return default
 
 
-def in_file(error: ValueError, path: Path) -> ValueError:
-    """The same complaint with the name of the file before it."""
-    message = str(error)
-    return error if str(path) in message else ValueError(f"{path}: {message}")
+def in_file(error: Exception, path: Path) -> Exception:
+    """The same complaint with the name of the file before it; what a parser raises of its own becomes a ValueError."""
+    if isinstance(error, FileNotFoundError) or (isinstance(error, ValueError) and str(path) in str(error)):
+        return error
+    message = str(error) if isinstance(error, ValueError) else f"it cannot be read ({type(error).__name__})"
+    return ValueError(f"{path}: {message.rstrip('.')}." if message else f"{path} cannot be read; write it again.")
 
 
 def _flatten(value: Any) -> list[Any]:

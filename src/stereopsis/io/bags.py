@@ -201,8 +201,8 @@ class BagPair:
                 yield pair
         if not found:
             raise ValueError(
-                f"No message of {self.topics[0]} has a partner in {self.topics[1]} within "
-                f"{1000 * self.tolerance:g} ms; allow more with --sync-ms, or name other topics."
+                f"{self.path}: no message of {self.topics[0]} has a partner in {self.topics[1]} within "
+                f"{1000 * self.tolerance:g} ms; allow a larger tolerance, or name other topics."
             )
         if pairing.unpaired:
             warnings.warn(
@@ -281,9 +281,7 @@ def _image_and_depth(counts: dict[str, int]) -> list[tuple[str, str]]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
-        from rosbags.highlevel import AnyReader, AnyReaderError
-        from rosbags.rosbag1 import ReaderError as Reader1Error
-        from rosbags.rosbag2 import ReaderError as Reader2Error
+        from rosbags.highlevel import AnyReader
         from rosbags.typesys import Stores, get_typestore
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
@@ -293,6 +291,8 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with AnyReader([path], default_typestore=get_typestore(Stores.LATEST)) as reader:
             yield reader
-    except (AnyReaderError, Reader1Error, Reader2Error, OSError, EOFError, struct.error, AssertionError) as error:
+    except Exception as error:  # of the parsers underneath, each of which has its own
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
         told = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise ValueError(f"{path} cannot be read as a bag ({told}); copy it again, or reindex it with ROS.") from error

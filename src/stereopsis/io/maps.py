@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +20,8 @@ Map = Float[np.ndarray, "h w"]
 Mask = Bool[np.ndarray, "h w"]
 PICTURE_SUFFIXES = (".png", ".pgm", ".tif", ".tiff")
 ARRAY_SUFFIXES = (".npy", ".npz")
+NPY_MAGIC = b"\x93NUMPY"
+MOST_BYTES = 2**30  # of one array of an NPZ file, whose compression can hide any size
 
 
 def read_bytes(path: Path) -> bytes:
@@ -29,6 +34,17 @@ def read_bytes(path: Path) -> bytes:
     if not content:
         raise ValueError(f"{path} is empty (0 bytes); write or copy it again.")
     return content
+
+
+@contextmanager
+def readable(path: Path, what: str) -> Iterator[None]:
+    """Turns whatever a parser raises for a malformed file into one ValueError that names the file."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ValueError | FileNotFoundError) and str(path) in str(error):
+            raise
+        raise ValueError(f"{path} cannot be read as {what} ({reason(error)}); write or copy it again.") from None
 
 
 def read_grey(path: Path) -> tuple[Shaped[np.ndarray, "h w"], int, dict[Any, Any]]:
@@ -54,27 +70,49 @@ def read_array(path: Path, key: str) -> tuple[Map, Mask | None, bool]:
 
     The last value says whether the file holds whole numbers, which then count in some smaller unit.
     """
-    content = BytesIO(read_bytes(path))
-    mask = None
-    try:
-        loaded = np.load(content, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            array = loaded
+    content, mask = read_bytes(path), None
+    with readable(path, "an array"):
+        if content.startswith(NPY_MAGIC):
+            array = _npy(content)
         else:
-            names = [name for name in loaded.files if name not in {"valid", "confidence"}]
-            if key not in names and len(names) != 1:
-                raise ValueError(f"{path} holds {', '.join(names) or 'no array'}; it must hold {key!r} or one array.")
-            array = loaded[key if key in names else names[0]]
-            mask = loaded["valid"] if "valid" in loaded.files else None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        if str(path) in str(error):
-            raise
-        raise ValueError(f"{path} cannot be read as an array ({reason(error)}); write or copy it again.") from None
+            with zipfile.ZipFile(BytesIO(content)) as members:
+                names = [name.removesuffix(".npy") for name in members.namelist()]
+                maps = [name for name in names if name not in {"valid", "confidence"}]
+                if key not in maps and len(maps) != 1:
+                    raise ValueError(
+                        f"{path} holds {', '.join(maps) or 'no array'}; it must hold {key!r} or one array."
+                    )
+                array = _member(members, key if key in maps else maps[0])
+                mask = _member(members, "valid") if "valid" in names else None
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{path} holds {array.dtype}; it must hold numbers.")
     array = _two_dimensional(array, path)
     mask = None if mask is None else _two_dimensional(mask, path).astype(bool)
     return array.astype(np.float32), mask, array.dtype.kind in "iu"
+
+
+def _member(members: zipfile.ZipFile, name: str) -> np.ndarray:
+    """One array of an NPZ file."""
+    info = next(info for info in members.infolist() if info.filename.removesuffix(".npy") == name)
+    if info.file_size > MOST_BYTES:
+        raise ValueError(f"{name} has {info.file_size} bytes, above {MOST_BYTES}")
+    return _npy(members.read(info))
+
+
+def _npy(content: bytes) -> np.ndarray:
+    """The array of an NPY file; its header is compared with the bytes before any memory is taken."""
+    file = BytesIO(content)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(file)
+    if version not in read_header:
+        raise ValueError(f"NPY version {version[0]}.{version[1]} is not known")
+    shape, fortran, dtype = read_header[version](file)
+    if dtype.kind not in "biuf":
+        raise ValueError(f"it holds {dtype}, which are no numbers")
+    count, found = math.prod(shape), len(content) - file.tell()
+    if min(shape, default=1) < 0 or count * dtype.itemsize > found:
+        raise ValueError(f"it announces {shape} of {dtype} and holds {found} bytes")
+    return np.frombuffer(content, dtype, count, file.tell()).reshape(shape, order="F" if fortran else "C")
 
 
 def to_arrays(values: Any, valid: Any) -> tuple[Map, Mask]:

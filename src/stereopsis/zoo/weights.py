@@ -97,12 +97,12 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
         ValueError: not safetensors, damaged, or without a card.
     """
     tensors, header = _read(Path(path))
-    return {name: _widen(tensor) for name, tensor in tensors.items()}, _card(header)
+    return {name: _widen(tensor) for name, tensor in tensors.items()}, _card(header, Path(path))
 
 
 def read_card(path: str | Path) -> ModelCard:
     """The card alone, without reading the tensors; raises as :func:`read_weights` does."""
-    return _card(_read_header(Path(path)))
+    return _card(_read_header(Path(path)), Path(path))
 
 
 def write_card(path: str | Path, card: ModelCard) -> Path:
@@ -299,9 +299,13 @@ def _damaged(path: Path, reason: object) -> str:
     return f"{path} is not a readable safetensors file ({reason}); it is damaged or cut short, fetch or save it again."
 
 
-def _card(header: Mapping[str, Any]) -> ModelCard:
+def _card(header: Mapping[str, Any], path: Path) -> ModelCard:
     known = {item.name for item in fields(ModelCard)}
-    return ModelCard(**{key: value for key, value in header.items() if key in known})
+    try:
+        return ModelCard(**{key: value for key, value in header.items() if key in known})
+    except TypeError:
+        missing = "the card states no architecture"
+        raise ValueError(_damaged(path, missing)) from None
 
 
 def _check_tensors(path: str | Path, name: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

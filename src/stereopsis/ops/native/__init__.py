@@ -308,4 +308,4 @@ def scalar(value: float) -> Tensor:
 
 def channels_last(tensor: Tensor) -> Tensor:
     """(b, c, h, w) as contiguous (b, h, w, c); free where the memory is laid out so already."""
-    return tensor.permute(0, 2, 3, 1).contiguous()
+    return tensor.permute(0, 2, 3, 1).contiguous().resolve_neg()

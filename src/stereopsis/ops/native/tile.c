@@ -123,10 +123,11 @@ EXPORT void tile_match_hypotheses(void *const *tensors, const int *numbers, int 
 /* The four columns that the costs at d' - 1, d', d' + 1 share, and the weight of the right neighbour. */
 static float columns_at(float position, int last, int at[4]) {
     /* beyond the borders every sample is the outermost pixel, so the position may be clipped there */
-    position = position < -4.0f ? -4.0f : position > (float)last + 4.0f ? (float)last + 4.0f : position;
-    const float low = floorf(position);
+    float clipped = position > -4.0f ? position : -4.0f; /* NaN too, which is no whole number */
+    clipped = clipped < (float)last + 4.0f ? clipped : (float)last + 4.0f;
+    const float low = floorf(clipped);
     for (int k = 0; k < 4; k++) at[k] = clampi((int)low - 1 + k, last);
-    return position - low;
+    return position != position ? position : clipped - low;
 }
 
 /* tensors: left, right (batch, height, width, c), disparity (batch, 1, height, width), costs (batch, height / 4, width / 4,
