@@ -132,8 +132,8 @@ def test_kitti2015(tmp_path):
             pair(tmp_path / split / "image_2" / f"{frame}.png", tmp_path / split / "image_3" / f"{frame}.png")
         put(tmp_path / split / "calib_cam_to_cam/000000.txt", KITTI_CALIB)
     for frame in ("000000_10", "000001_10"):
-        put(tmp_path / "training/disp_occ_0" / f"{frame}.png", codes(np.uint16, 256, 0, 640, 65535))
-        put(tmp_path / "training/disp_noc_0" / f"{frame}.png", codes(np.uint16, 256, 0, 0, 65535))
+        put(tmp_path / "training/disp_occ_0" / f"{frame}.png", codes(np.uint16, 256, 0, 640, 65534))
+        put(tmp_path / "training/disp_noc_0" / f"{frame}.png", codes(np.uint16, 256, 0, 0, 65534))
         put(tmp_path / "training/obj_map" / f"{frame}.png", codes(np.uint8, 0, 3, 1))
     put(tmp_path / "training/image_2/._000000_10.png", view())  # what some systems leave beside a copied file
 
@@ -144,7 +144,7 @@ def test_kitti2015(tmp_path):
     ]
     sample = data[0]
     check(sample)
-    assert row(sample.disparity) == [1.0, 0.0, 2.5, 65535 / 256]
+    assert row(sample.disparity) == [1.0, 0.0, 2.5, 65534 / 256]
     assert row(sample.valid) == [True, False, True, True]
     assert row(sample.noc) == [True, False, False, True]
     assert row(sample.foreground) == [False, True, True, False]

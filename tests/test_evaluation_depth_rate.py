@@ -166,7 +166,7 @@ def test_as_a_command(manifest, capsys):
         ("--matchers fdkn.any", "fdkn.any does not match views"),
         ("--resume", "to go on with; leave --resume out"),
         ("--out data/d0.pfm --resume", "is not JSON"),
-        ("--out data/manifest.json --resume", "is not what this command wrote"),
+        ("--out data/manifest.json --resume", "data/manifest.json is an input"),
         ("--out data", "which is a folder"),
     ],
 )

@@ -216,8 +216,8 @@ def test_png16_depth_round_trip_states_its_unit(tmp_path_factory, drawn, unit):
 
 
 def test_png16_depth_overflow_is_refused_or_counted(tmp_path):
-    array = np.array([[65.535, 65.536, 200.0]])
-    with pytest.raises(ValueError, match=r"2 of 3 valid pixels lie beyond 65.535 m.*overflow='drop'"):
+    array = np.array([[65.534, 65.535, 200.0]])
+    with pytest.raises(ValueError, match=r"2 of 3 valid pixels lie beyond 65.534 m.*overflow='drop'"):
         write_depth(tmp_path / "a.png", array)
     assert not list(tmp_path.iterdir())
     with pytest.warns(UserWarning, match="2 of 3 valid pixels"):
@@ -263,3 +263,71 @@ def test_real_depth_files(shared_data):
     values, valid = read_depth(path, unit=1 / 5000)
     assert 1 < values[valid].median() < 5
     assert 0.5 < valid.float().mean() < 0.8
+
+
+# --- what other tools write
+
+
+def _case(shared_data, name):
+    return shared_data(f"cases/{name}")
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.uint32])
+def test_the_largest_value_of_a_type_is_a_hole(tmp_path, kind):
+    codes = np.array([[1000, 65535 if kind == np.uint16 else np.iinfo(kind).max, 2000]], kind)
+    np.save(tmp_path / "a.npy", codes)
+    Image.fromarray(codes.astype(np.uint16) if kind == np.uint16 else codes.astype(np.int32)).save(tmp_path / "a.tif")
+    for name in ("a.npy", "a.tif") if kind != np.uint32 else ("a.npy",):
+        with pytest.warns(UserWarning, match="the largest value of its type"):
+            values, valid = read_depth(tmp_path / name)
+        assert valid[0, 0].tolist() == [True, False, True]
+        assert values[0, 0].tolist() == pytest.approx([1.0, 0.0, 2.0])
+
+
+def test_opencvs_fixed_point_is_recognised(tmp_path):
+    true = np.array([[20.5, 0, 31.25, 40.0]], np.float32)
+    codes = np.where(true > 0, 16 * true, -16).astype(np.int16)
+    np.save(tmp_path / "a.npy", codes)
+    with pytest.warns(UserWarning, match=r"OpenCV's fixed point: 1 pixels of -16 .* divided by 16"):
+        values, valid = read_disparity(tmp_path / "a.npy")
+    np.testing.assert_array_equal(values[0].numpy(), true)
+    assert valid[0, 0].tolist() == [True, False, True, True]
+    Image.fromarray(codes.view(np.uint16)).save(tmp_path / "a.png")
+    with pytest.warns(UserWarning, match="1 pixels of 65520"):
+        values, valid = read_disparity(tmp_path / "a.png")
+    np.testing.assert_array_equal(values[0].numpy(), true)
+    with pytest.warns(UserWarning, match="divided by 32"):
+        assert read_disparity(tmp_path / "a.npy", divide_by=32)[0].max() == 20
+
+
+def test_kitti_pngs_with_large_values_are_not_taken_for_fixed_point(tmp_path):
+    """65520 among values on both sides of it is a disparity."""
+    Image.fromarray(np.array([[65520, 65530, 256]], np.uint16)).save(tmp_path / "a.png")
+    values, valid = read_disparity(tmp_path / "a.png")
+    assert valid.all()
+    assert values[0, 0].tolist() == [65520 / 256, 65530 / 256, 1.0]
+
+
+def test_mostly_negative_maps_are_turned_round_and_the_rest_is_not_valid(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[-5.5, -6.25, 3.0, -7.0]], np.float32))
+    with pytest.warns(UserWarning, match="mostly negative values; their sign was changed, and 1 positive ones"):
+        values, valid = read_disparity(tmp_path / "a.npy")
+    assert values[0, 0].tolist() == [5.5, 6.25, 0.0, 7.0]
+    assert valid[0, 0].tolist() == [True, True, False, True]
+
+
+def test_reported_maps(shared_data):
+    folder = _case(shared_data, "depth-65535")
+    with pytest.warns(UserWarning, match="the largest value of its type"):
+        values, valid = read_depth(folder / "depth.png")
+    expected = read_depth(folder / "depth_with_zero.png")
+    assert torch.equal(values, expected[0])
+    assert torch.equal(valid, expected[1])
+    folder = _case(shared_data, "float-tiff-disparity")
+    assert torch.equal(read_disparity(folder / "disparity.tif")[0], read_disparity(folder / "disparity.npy")[0])
+    folder = _case(shared_data, "sgbm-fixed-point")
+    for name in ("disparity_int16.npy", "disparity_int16_as_uint16.png"):
+        with pytest.warns(UserWarning, match="fixed point"):
+            values, valid = read_disparity(folder / name)
+        assert values[valid].min() > 15
+        assert values[valid].max() < 26.5

@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from stereopsis.cli.console import fail, warn
+from stereopsis.cli.console import fail, warn, warnings_of_this_command
 from stereopsis.cli.guard import guarded
 
 DESCRIPTION = "Depth from a stereo camera: matching, metric depth and point clouds."
@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(__version__)
         return 0
+    warnings_of_this_command.clear()
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: warn(str(message))
         try:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # Without a terminal rich assumes 80 columns and cuts tables to them.
 PLAIN_WIDTH = 120
+warnings_of_this_command: list[str] = []
 
 
 def fail(sentence: str, status: int = 2) -> int:
@@ -23,6 +24,8 @@ def fail(sentence: str, status: int = 2) -> int:
 
 
 def warn(sentence: str) -> None:
+    """Print a warning on stderr, and keep it for :func:`show_json`."""
+    warnings_of_this_command.append(sentence)
     print(f"stereopsis: warning: {sentence}", file=sys.stderr)
 
 
@@ -31,7 +34,14 @@ def note(sentence: str) -> None:
 
 
 def show_json(value: Any) -> None:
-    """One JSON document on stdout; NaN would not be JSON, so it is refused."""
+    """Print one JSON document on stdout; an object gets a list ``warnings`` of all that were printed.
+
+    Raises:
+        ValueError: a number is NaN or infinite, which JSON cannot hold.
+    """
+    if isinstance(value, dict):
+        own = value.get("warnings", [])
+        value = value | {"warnings": [*own, *(text for text in warnings_of_this_command if text not in own)]}
     print(json.dumps(value, indent=2, allow_nan=False))
 
 

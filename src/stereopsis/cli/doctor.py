@@ -46,10 +46,12 @@ def doctor(
     """
     from stereopsis.calibration.diagnosis import examine
     from stereopsis.io import read_image
+    from stereopsis.io.bits import full_range
     from stereopsis.zoo import get_entry
 
     check_max_disparity(max_disparity)
-    views = read_image(left), read_image(right)
+    first, second = full_range(read_image(left)[None], read_image(right)[None])
+    views = first[0], second[0]
     rig, raw = None, None
     if calibration is not None:
         pair = rectified(*views, calibration, calibration_right, rectify)

@@ -13,9 +13,11 @@ from torch import Tensor
 from stereopsis.io.atomic import atomic_write
 from stereopsis.io.maps import (
     ARRAY_SUFFIXES,
+    LARGEST_CODE,
     PICTURE_SUFFIXES,
     Map,
     Mask,
+    largest_is_a_hole,
     read_array,
     read_grey,
     save_array,
@@ -34,6 +36,8 @@ WRITE_SUFFIXES = (".pfm", ".png", *ARRAY_SUFFIXES)
 
 def read_depth(path: str | Path, unit: float | None = None) -> tuple[Float[Tensor, "1 h w"], Bool[Tensor, "1 h w"]]:
     """Depth in metres, 0 where not valid, and where it is valid (finite and above 0).
+
+    The largest value of a file's whole-number type is not valid, with a warning.
 
     Args:
         path: ``.png``, ``.pgm``, ``.tif``, ``.npy``, ``.npz`` (array ``depth``, or the only one) or ``.pfm``.
@@ -57,7 +61,10 @@ def read_depth(path: str | Path, unit: float | None = None) -> tuple[Float[Tenso
             raise ValueError(f"{path} has three channels; a depth map must have one.")
     elif suffix in PICTURE_SUFFIXES:
         grey, _, info = read_grey(path)
-        stored, default = grey.astype(np.float32), _stated_unit(info, path)
+        if grey.dtype.kind == "f":
+            stored = grey.astype(np.float32)
+        else:
+            stored, default = largest_is_a_hole(grey, path), _stated_unit(info, path)
     elif suffix in ARRAY_SUFFIXES:
         stored, mask, whole = read_array(path, "depth")
         default = MILLIMETRE if whole else 1.0
@@ -95,7 +102,7 @@ def write_depth(
             where not valid).
         depth: metres; a batch of 1, or no batch.
         valid: where a bare array may be used; by default where it is finite and positive.
-        unit: metres per step of the PNG; 0.001 reaches 65.535 m. Float files are in metres.
+        unit: metres per step of the PNG; 0.001 reaches 65.534 m. Float files are in metres.
         overflow: what to do with depth beyond the PNG's range: refuse to write, or drop those pixels with a warning
             that counts them.
 
@@ -118,11 +125,11 @@ def write_depth(
         return
     if suffix == ".png":
         codes = np.round(array.astype(np.float64) / unit)
-        beyond = codes > 65535
+        beyond = codes > LARGEST_CODE
         if beyond.any():
             message = (
-                f"{int(beyond.sum())} of {int(mask.sum())} valid pixels lie beyond {65535 * unit:g} m, the limit of a "
-                f"16-bit PNG in units of {unit:g} m (the farthest at {array.max():g} m)"
+                f"{int(beyond.sum())} of {int(mask.sum())} valid pixels lie beyond {LARGEST_CODE * unit:g} m, the limit "
+                f"of a 16-bit PNG in units of {unit:g} m (the farthest at {array.max():g} m)"
             )
             if overflow == "refuse":
                 raise ValueError(f"{message}; write .npy, pass a larger unit, or overflow='drop' to leave them out.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ PICTURE_SUFFIXES = (".png", ".pgm", ".tif", ".tiff")
 ARRAY_SUFFIXES = (".npy", ".npz")
 NPY_MAGIC = b"\x93NUMPY"
 MOST_BYTES = 2**30  # of one array of an NPZ file, whose compression can hide any size
+
+LARGEST_CODE = 65534  # of a 16-bit picture; the largest value of the type marks what is not known
 
 
 def read_bytes(path: Path) -> bytes:
@@ -65,6 +68,25 @@ def read_grey(path: Path) -> tuple[Shaped[np.ndarray, "h w"], int, dict[Any, Any
     return array, 8 if mode in {"L", "P"} else 16, info
 
 
+def largest_is_a_hole(codes: Shaped[np.ndarray, "h w"], path: Path) -> Map:
+    """Return stored whole numbers as float32, with 0 where they are the largest of their type.
+
+    Sensors and tools mark so what they did not measure; a warning counts these pixels.
+    """
+    if codes.dtype.kind not in "iu" or codes.dtype.itemsize < 2:
+        return codes.astype(np.float32)
+    # pictures of 16 bits may come in a wider type
+    tops = {65535, np.iinfo(codes.dtype).max}
+    holes = np.isin(codes, list(tops))
+    if holes.any():
+        warnings.warn(
+            f"{path} holds {int(holes.sum())} pixels of {int(codes.max())}, the largest value of its type; they were "
+            "marked as not valid.",
+            stacklevel=3,
+        )
+    return np.where(holes, 0, codes).astype(np.float32)
+
+
 def read_array(path: Path, key: str) -> tuple[Map, Mask | None, bool]:
     """The map of an NPY file, or the array ``key`` (or the only one) of an NPZ file with its ``valid``.
 
@@ -86,9 +108,10 @@ def read_array(path: Path, key: str) -> tuple[Map, Mask | None, bool]:
                 mask = _member(members, "valid") if "valid" in names else None
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{path} holds {array.dtype}; it must hold numbers.")
-    array = _two_dimensional(array, path)
+    whole = array.dtype.kind in "iu"
+    array = largest_is_a_hole(_two_dimensional(array, path), path) if whole else _two_dimensional(array, path)
     mask = None if mask is None else _two_dimensional(mask, path).astype(bool)
-    return array.astype(np.float32), mask, array.dtype.kind in "iu"
+    return array.astype(np.float32), mask, whole
 
 
 def _member(members: zipfile.ZipFile, name: str) -> np.ndarray:

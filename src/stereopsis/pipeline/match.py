@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from stereopsis.geometry import hidden_from_right, left_right_check
 from stereopsis.geometry.holes import fill_from_background
 from stereopsis.io import read_image
+from stereopsis.io.bits import full_range
 from stereopsis.matching.anynet import AnyNet
 from stereopsis.matching.tiling import TiledMatcher, search_range
 from stereopsis.ops.images import check_views
@@ -47,7 +48,8 @@ def match(
 
     Args:
         left, right: image files, arrays ``(H, W)`` or ``(H, W, 1 or 3)``, or tensors ``(C, H, W)`` or ``(B, C, H, W)``;
-            RGB or one channel, uint8, uint16 or float in [0, 1].
+            RGB or one channel, uint8, uint16 or float in [0, 1]. Views that use 8 to 15 of 16 bits are stretched, with
+            a warning.
         model: a name of :func:`~stereopsis.zoo.list_models`, or a loaded model. Load it once for many pairs.
         weights: a safetensors file for a model given by name; official tags need one.
         max_disparity: largest disparity searched in pixels, the model's own if not given.
@@ -74,6 +76,7 @@ def match(
     """
     views = as_images(left, "left"), as_images(right, "right")
     check_views(*views)
+    views = full_range(*views)
     network = load(model, weights=weights, device=device, dtype=dtype) if isinstance(model, str) else model
     parameter = next(network.parameters(), None)
     where = parameter.device if parameter is not None else torch.device(device)
