@@ -58,3 +58,33 @@ def _message(types, ros1, kind, time, encoding, pixels):
         step=rows.shape[1],
         data=rows.ravel(),
     )
+
+
+def write_infos(path: Path, rig, sides=("left", "right")) -> Path:
+    """A bag with the camera_info of a rig: ROS 1 for ``.bag``, else a ROS 2 folder."""
+    from rosbags.rosbag1 import Writer as Writer1
+    from rosbags.rosbag2 import StoragePlugin, Writer
+    from rosbags.typesys import Stores, get_typestore
+
+    ros1 = path.suffix == ".bag"
+    store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_HUMBLE)
+    plugin = StoragePlugin.MCAP if "mcap" in path.name else StoragePlugin.SQLITE3
+    kind, types = "sensor_msgs/msg/CameraInfo", store.types
+    r1, r2, p1, p2 = rig.rectifying()
+    with Writer1(path) if ros1 else Writer(path, version=9, storage_plugin=plugin) as writer:
+        for side, camera, r, p in (("left", rig.left, r1, p1), ("right", rig.right, r2, p2)):
+            if side not in sides:
+                continue
+            connection = writer.add_connection(f"/stereo/{side}/camera_info", kind, typestore=store)
+            stamp = types["builtin_interfaces/msg/Time"](sec=5, nanosec=0)
+            header = types["std_msgs/msg/Header"](**({"seq": 0} if ros1 else {}), stamp=stamp, frame_id=side)
+            roi = types["sensor_msgs/msg/RegionOfInterest"](x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
+            values = {"d": camera.distortion, "k": camera.K.ravel(), "r": r.ravel(), "p": p.ravel()}
+            values = {name.upper() if ros1 else name: np.array(value) for name, value in values.items()}
+            message = types[kind](
+                header=header, height=rig.height, width=rig.width, distortion_model="plumb_bob", **values,
+                binning_x=0, binning_y=0, roi=roi,
+            )  # fmt: skip
+            data = store.serialize_ros1(message, kind) if ros1 else store.serialize_cdr(message, kind)
+            writer.write(connection, START, data)
+    return path

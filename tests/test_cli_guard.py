@@ -42,6 +42,7 @@ CASES = {
     "decompress": ["archive.stz --out archive.stz"],
     "calibrate": ["rec/left rec/right --board 3x3 --square 0.1 --out rig.yaml"],
     "rectify": ["rec --calibration rig.yaml --out rec"],
+    "convert": ["calib.txt --out calib.txt", "rig.yaml --out rig.yaml --format kalibr"],
     "import": ["weights.safetensors --architecture hitnet.eth3d --out weights.safetensors"],
     "evaluate matching": ["--data pairs.json --model bm --out pairs.json"],
     "evaluate upsampling": ["--data pairs.json --model bicubic --out pairs.json"],

@@ -15,7 +15,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from stereopsis.calibration.boards import FEWEST_CORNERS, Board, Corners, opencv, shared_corners
-from stereopsis.calibration.raw import RawCamera, StereoRig
+from stereopsis.calibration.camera import RawCamera
+from stereopsis.calibration.fisheye import solve_camera, solve_rig
+from stereopsis.calibration.raw import StereoRig
 
 if TYPE_CHECKING:
     from stereopsis.io import PairPaths
@@ -189,11 +191,14 @@ def calibrate(
             f"The camera of the right views stands {rig.T[0]:.3f} m to the left of the other; exchange the left and "
             "the right views."
         )
-    results = [_judged(rig, board, pair, limit) for pair in pairs]
-    for i, pose in zip(kept, poses, strict=True):
-        left, right = _residuals(rig, board, pairs[i], *pose)
-        results[i] = replace(pairs[i], left_residuals=left, right_residuals=right)
-    return _assessed(rig, results, poses)
+    try:
+        results = [_judged(rig, board, pair, limit) for pair in pairs]
+        for i, pose in zip(kept, poses, strict=True):
+            left, right = _residuals(rig, board, pairs[i], *pose)
+            results[i] = replace(pairs[i], left_residuals=left, right_residuals=right)
+        return _assessed(rig, results, poses)
+    except opencv().error as error:
+        raise ValueError(_unsolved(len(kept), lens)) from error
 
 
 def covered(pairs: Sequence[BoardPair], size: tuple[int, int], side: Literal[0, 1]) -> Bool[np.ndarray, "rows columns"]:
@@ -283,24 +288,18 @@ def _solve(
     points = [board.points[left.ids] for left, _ in corners]
     views = [[pair[side].pixels for pair in corners] for side in (0, 1)]
     left, right = (_solve_alone(points, view, size, lens) for view in views)
-    start = (left.K, left.distortion, right.K, right.distortion, size)
     try:
         if lens == "fisheye":
-            targets, *seen = ([v[None].astype(np.float64) for v in values] for values in (points, *views))
-            flags, stop = _fisheye_options()
-            _, k1, d1, k2, d2, r, t, *_ = cv2.fisheye.stereoCalibrate(
-                targets, *seen, *start, flags=flags, criteria=stop
-            )
-        else:
-            flags = cv2.CALIB_USE_INTRINSIC_GUESS | (cv2.CALIB_RATIONAL_MODEL if lens == "rational" else 0)
-            found = cv2.stereoCalibrateExtended(points, *views, *start, None, None, flags=flags)
-            _, k1, d1, k2, d2, r, t = found[:7]
-        left, right = _camera(k1, d1, lens), _camera(k2, d2, lens)
-        rig = StereoRig(left, right, r, np.ravel(t), *size)
+            left, right, r, t = solve_rig(points, views[0], views[1], (left, right))
+            rig = StereoRig(left, right, r, t, *size)
+            return rig, [_pose(rig.left, p, pixels) for p, pixels in zip(points, views[0], strict=True)]
+        start = (left.K, left.distortion, right.K, right.distortion, size)
+        flags = cv2.CALIB_USE_INTRINSIC_GUESS | (cv2.CALIB_RATIONAL_MODEL if lens == "rational" else 0)
+        found = cv2.stereoCalibrateExtended(points, *views, *start, None, None, flags=flags)
+        _, k1, d1, k2, d2, r, t = found[:7]
+        rig = StereoRig(_camera(k1, d1, lens), _camera(k2, d2, lens), r, np.ravel(t), *size)
     except (cv2.error, ValueError) as error:
         raise ValueError(_unsolved(len(pairs), lens)) from error
-    if lens == "fisheye":
-        return rig, [_pose(rig.left, p, pixels) for p, pixels in zip(points, views[0], strict=True)]
     return rig, list(zip(found[9], found[10], strict=True))
 
 
@@ -308,15 +307,9 @@ def _solve_alone(points: list[np.ndarray], views: list[np.ndarray], size: tuple[
     cv2 = opencv()
     try:
         if lens == "fisheye":
-            targets, seen = ([v[None].astype(np.float64) for v in values] for values in (points, views))
-            # A horizontal field of view of 120 degrees is near enough for every fisheye to start from.
-            focal = size[0] / np.radians(120)
-            k = np.array([[focal, 0, (size[0] - 1) / 2], [0, focal, (size[1] - 1) / 2], [0, 0, 1]])
-            flags, stop = _fisheye_options()
-            found = cv2.fisheye.calibrate(targets, seen, size, k, np.zeros((4, 1)), flags=flags, criteria=stop)
-        else:
-            flags = cv2.CALIB_RATIONAL_MODEL if lens == "rational" else 0
-            found = cv2.calibrateCamera(points, views, size, None, None, flags=flags)
+            return solve_camera(points, views, size)
+        flags = cv2.CALIB_RATIONAL_MODEL if lens == "rational" else 0
+        found = cv2.calibrateCamera(points, views, size, None, None, flags=flags)
         return _camera(found[1], found[2], lens)
     except (cv2.error, ValueError) as error:
         raise ValueError(_unsolved(len(points), lens)) from error
@@ -324,17 +317,7 @@ def _solve_alone(points: list[np.ndarray], views: list[np.ndarray], size: tuple[
 
 def _camera(k: np.ndarray, distortion: np.ndarray, lens: Lens) -> RawCamera:
     # OpenCV returns more coefficients than it solved for; the others are 0.
-    if lens == "fisheye":
-        return RawCamera(k, distortion, "fisheye")
     return RawCamera(k, distortion.ravel()[: 8 if lens == "rational" else 5])
-
-
-def _fisheye_options() -> tuple[int, tuple[int, int, float]]:
-    cv2 = opencv()
-    # OpenCV 4 keeps these in cv2.fisheye, with other values.
-    names = ("CALIB_RECOMPUTE_EXTRINSIC", "CALIB_FIX_SKEW", "CALIB_USE_INTRINSIC_GUESS")
-    flags = sum(getattr(cv2.fisheye, name, getattr(cv2, name, 0)) for name in names)
-    return flags, (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 100, 1e-8)
 
 
 def _corners(pairs: Sequence[BoardPair]) -> list[tuple[Corners, Corners]]:
@@ -387,7 +370,7 @@ def _advice(result: RigCalibration) -> list[str]:
     if result.rms > GOOD_RMS:
         advice.append(
             f"The corners lie {result.rms:.2f} px off where 0.1 to {GOOD_RMS} px are usual; see that the board is flat "
-            "and sharp, the rig rigid and both exposures at one moment, or try another --lens."
+            "and sharp, the rig rigid and both exposures at one moment, or try another lens."
         )
     if len(result.used) < GOOD_PAIRS:
         advice.append(f"{len(result.used)} pairs count; take 15 to 30.")
@@ -397,11 +380,12 @@ def _advice(result: RigCalibration) -> list[str]:
                 f"The boards reach {share:.0%} of the {which} image and the lens is not known elsewhere; take pairs "
                 "towards its edges and corners."
             )
-    zoom = result.rig.rectifying()[2][0, 0] / result.rig.left.K[0, 0]
-    if not 1 / LARGEST_ZOOM < zoom < LARGEST_ZOOM:
+    (_, _, projection, _), doubtful = result.rig.solve()
+    zoom = projection[0, 0] / result.rig.left.K[0, 0]
+    if doubtful is not None or not 1 / LARGEST_ZOOM < zoom < LARGEST_ZOOM:
         advice.append(
-            f"Rectified views would be {zoom:.2g} times as large, since the lens is not known at the edges of the "
-            "image; take pairs there, or choose another --lens."
+            "The lens is not known well at the edges of the image, where rectification needs it; take pairs there, or "
+            "choose another lens."
         )
     if result.tilt < GOOD_TILT:
         advice.append(
@@ -413,7 +397,7 @@ def _advice(result: RigCalibration) -> list[str]:
 
 def _row_error(rig: StereoRig, pairs: list[BoardPair]) -> float:
     cv2 = opencv()
-    r1, r2, *_ = rig.rectifying()
+    (r1, r2, *_), _ = rig.solve()
     focal = (rig.left.K[1, 1] + rig.right.K[1, 1]) / 2
     distances = []
     for left, right in _corners(pairs):
@@ -476,7 +460,7 @@ def _alone_error(camera: RawCamera, points: np.ndarray, pixels: np.ndarray) -> f
 def _unsolved(count: int, lens: Lens) -> str:
     return (
         f"The {count} pairs do not determine the cameras with the lens {lens!r}; take more with the board tilted and "
-        "near every edge, or choose another --lens."
+        "near every edge, or choose another lens."
     )
 
 

@@ -1,200 +1,192 @@
-"""Reads and writes calibration files of any known format."""
+"""Reads calibration files of any known form; all commands, the server and the Python functions come through here."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
 
-from stereopsis.calibration import euroc, kitti, ktxt, middlebury, opencv_yaml, ros
-from stereopsis.calibration.parsing import RawRigError, in_file, load_yaml, read_text
-from stereopsis.calibration.raw import Model, StereoRig
+from stereopsis.calibration.camera import Model
+from stereopsis.calibration.cameras import Cameras, Pair, Reading, Source
+from stereopsis.calibration.documents import Document, as_yaml, read_document
+from stereopsis.calibration.forms import find_form, unknown
+from stereopsis.calibration.parsing import RawRigError, doubt, in_file
+from stereopsis.calibration.raw import StereoRig
+from stereopsis.calibration.units import check_baseline, metres_of
 from stereopsis.types import StereoCalibration
-
-Format = Literal["middlebury", "kitti", "kitti-cam-to-cam", "opencv", "ros", "k"]
-FORMATS: tuple[Format, ...] = ("middlebury", "kitti", "kitti-cam-to-cam", "opencv", "ros", "k")
 
 # What a folder is searched for, in this order; the second name is the companion.
 KNOWN_NAMES: tuple[tuple[str, str | None], ...] = (
     ("calib.txt", None),
     ("calib_cam_to_cam.txt", None),
+    ("perspective.txt", None),
+    ("calibration/perspective.txt", None),
     ("K.txt", None),
     ("left.yaml", "right.yaml"),
     ("left.yml", "right.yml"),
+    ("left/ost.yaml", "right/ost.yaml"),
     ("intrinsics.yml", "extrinsics.yml"),
+    ("intrinsics.xml", "extrinsics.xml"),
     ("extrinsics.yml", None),
     ("calibration.yml", None),
     ("calibration.yaml", None),
+    ("calibration.xml", None),
+    ("calibration.json", None),
+    ("camera.json", None),
     ("rig.yaml", None),
     ("rig.yml", None),
+    ("camchain.yaml", None),
     ("cam0/sensor.yaml", "cam1/sensor.yaml"),
     ("mav0/cam0/sensor.yaml", "mav0/cam1/sensor.yaml"),
+    ("cameras.txt", "images.txt"),
+    ("ost.txt", None),
 )
-COMPANIONS = (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT"), ("cam0", "cam1"), ("intrinsics", "extrinsics"))
-NEEDS = (
-    "Middlebury calib.txt, KITTI calib.txt or calib_cam_to_cam.txt, OpenCV YAML, ROS camera_info YAML, K.txt and "
-    "EuRoC sensor.yaml are known"
-)
+COMPANIONS = (
+    ("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT"), ("infra1", "infra2"), ("cam0", "cam1"),
+    ("cam_0", "cam_1"), ("camera0", "camera1"), ("camera_0", "camera_1"), ("cam1", "cam2"), ("camera1", "camera2"),
+    ("image_00", "image_01"), ("image_02", "image_03"), ("intrinsics", "extrinsics"),
+)  # fmt: skip
+
+
+def read_cameras(
+    path: str | Path,
+    right: str | Path | None = None,
+    *,
+    unit: float | str | None = None,
+    cameras: Pair | None = None,
+    lens: Model | None = None,
+    size: tuple[int, int] | None = None,
+    grey: bool | None = None,
+    views: Sequence[str | Path] = (),
+) -> Cameras:
+    """Reads all that a calibration file describes; the form is recognised by the content.
+
+    Args:
+        path: the file, the left of two files, a folder that holds a file of a known name, or a ROS bag.
+        right: the second file of forms that have two (ROS, EuRoC, OpenCV); found by its name if not given.
+        unit: unit of the file's baseline, in metres or as ``m``, ``cm``, ``mm`` or ``in``; the form's own if not given.
+        cameras: which pair of a KITTI file, ``"colour"`` or ``"grey"``; chosen by the views if not given.
+        lens: ``"pinhole"`` or ``"fisheye"``, overrules what the file states.
+        size: (width, height) of the images in pixels, for files that hold several sizes.
+        grey: whether the views are grey, for files that hold colour and grey cameras.
+        views: files of the views, whose folders or names may identify the cameras.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: the form is not known, a value is missing or impossible, or the baseline is above 10 m or below 1 mm
+            and no unit is given.
+        ModuleNotFoundError: the form needs a package that is not installed.
+    """
+    reading = Reading(metres_of(unit), cameras, lens, size, grey, tuple(Path(view) for view in views))
+    found = _read(Path(path), right, reading)
+    if found.rig is None or not found.rig.is_rectified:
+        return found
+    calibration = found.calibration if found.calibration is not None else found.rig.as_rectified()
+    return Cameras(calibration, None)
 
 
 def read_calibration(
     path: str | Path,
     right: str | Path | None = None,
     *,
-    cameras: kitti.Cameras | None = None,
-    unit: float | None = None,
+    cameras: Pair | None = None,
+    unit: float | str | None = None,
+    size: tuple[int, int] | None = None,
 ) -> StereoCalibration:
-    """Reads the calibration of a rectified rig; the format is recognised by the content.
-
-    Args:
-        path: the file, the left of two files, or a folder that holds a file of a known name.
-        right: the second file of ROS (right camera) and OpenCV (extrinsics); found by its name where it is left out.
-        cameras: which pair of a KITTI file, ``"colour"`` or ``"grey"``; colour where the file has it.
-        unit: metres per unit of the file's baseline; by default millimetres for Middlebury and metres for the rest.
+    """Reads the calibration of a rectified rig; arguments and errors as in :func:`read_cameras`.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: the format is not known, a value is missing or impossible, or the file describes a raw rig.
+        RawRigError: the file describes raw cameras only.
     """
-    first, second = _locate(Path(path), right)
-    text = read_text(first)
-    try:
-        # First, because the keys of OpenCV's YAML (P1:, P2:) are those of KITTI's text.
-        if _is_yaml(first, text):
-            return _read_yaml(load_yaml(text, first), first, second, unit)
-        if middlebury.matches(text):
-            return middlebury.read(text, first, unit)
-        if kitti.matches(text):
-            return kitti.read(text, first, cameras, unit)
-        if ktxt.matches(text):
-            return ktxt.read(text, first, unit)
-    except Exception as error:
-        raise in_file(error, first) from None
-    raise ValueError(f"{first} is in no known calibration format: {NEEDS}, so convert it to one of them.")
+    found = read_cameras(path, right, cameras=cameras, unit=unit, size=size)
+    if found.calibration is None:
+        raise RawRigError(
+            f"{path} describes a raw rig; read it with read_rig() and use the calibration that its rectify() gives."
+        )
+    if found.problem is not None:
+        doubt(f"{found.problem.rstrip('.')}; the calibration that is used holds for rectified views only.")
+    return found.calibration
 
 
 def read_rig(
     path: str | Path,
     right: str | Path | None = None,
     *,
-    unit: float | None = None,
+    unit: float | str | None = None,
     model: Model | None = None,
+    size: tuple[int, int] | None = None,
 ) -> StereoRig:
-    """Reads a raw rig (intrinsics, distortion, extrinsics) from OpenCV, ROS or EuRoC YAML.
+    """Reads a raw rig (intrinsics, distortion, extrinsics); arguments and errors as in :func:`read_cameras`.
 
     Args:
-        path: the file, the left of two files, or a folder that holds files of known names.
-        right: the right camera's file, or OpenCV's extrinsics; found by its name where it is left out.
-        unit: metres per unit of the translation of OpenCV and ROS; 1 by default. EuRoC is in metres.
-        model: ``"pinhole"`` or ``"fisheye"`` for OpenCV files, which do not say; pinhole by default.
+        model: the lens model, ``"pinhole"`` or ``"fisheye"``; overrules what the file states.
 
     Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: the format holds no raw rig, or a value is missing or impossible.
+        ValueError: also where the file describes no raw cameras, or raw cameras that cannot be understood.
     """
-    first, second = _locate(Path(path), right)
-    text = read_text(first)
-    if not _is_yaml(first, text):
-        raise ValueError(f"{first} holds no raw rig; name a YAML file of OpenCV, ROS or EuRoC.")
-    try:
-        document = load_yaml(text, first)
-        if ros.matches(document):
-            return ros.read_rig(document, _companion(second, first), first, unit)
-        if euroc.matches(document):
-            return euroc.read_rig(document, _companion(second, first), first)
-        if second is not None:
-            document = load_yaml(read_text(second), second) | document
-        if opencv_yaml.matches(document):
-            return opencv_yaml.read_rig(document, first, unit, model)
-    except Exception as error:
-        raise in_file(error, first) from None
-    raise ValueError(f"{first} holds no raw rig; name a YAML file of OpenCV, ROS or EuRoC.")
-
-
-def write_calibration(calibration: StereoCalibration, path: str | Path, format: Format | None = None) -> None:
-    """Writes the calibration of a rectified rig; nothing is left half-written.
-
-    Args:
-        calibration: the rig.
-        path: the file. For ``"ros"`` a folder (then ``left.yaml`` and ``right.yaml`` in it), or the left file, whose
-            name must hold ``left``; the right one is written beside it.
-        format: one of :data:`FORMATS`; by default ``opencv`` for ``.yml`` and ``.yaml``, ``ros`` for a folder, ``k``
-            for ``K.txt``, and ``middlebury`` for the rest. ``kitti`` and ``k`` drop the image size, all but
-            ``middlebury`` drop ``ndisp``, and ``k`` refuses an offset of the principal points.
-
-    Raises:
-        ValueError: an unknown format, or a rig that the format cannot hold.
-        FileNotFoundError: the folder does not exist.
-    """
-    from stereopsis.io.atomic import atomic_write_text
-
-    path = Path(path)
-    format = format if format is not None else _format_of(path)
-    if format == "ros":
-        left = path / "left.yaml" if path.is_dir() else path
-        second = _swap_name(left)
-        if second is None or "left" not in left.name.lower():
-            raise ValueError(f"{left} does not say which view it is; name a folder, or a file with 'left' in its name.")
-        texts = {left: ros.write(calibration, "left"), second: ros.write(calibration, "right")}
-    else:
-        writers = {
-            "middlebury": middlebury.write,
-            "kitti": kitti.write,
-            "kitti-cam-to-cam": kitti.write_cam_to_cam,
-            "opencv": opencv_yaml.write,
-            "k": ktxt.write,
-        }
-        if format not in writers:
-            raise ValueError(f"format is {format!r}; it must be one of {', '.join(FORMATS)}.")
-        texts = {path: writers[format](calibration)}
-    for target, text in texts.items():
-        atomic_write_text(target, text)
-
-
-def write_rig(rig: StereoRig, path: str | Path) -> None:
-    """Writes a raw rig as OpenCV's YAML (``M1 D1 M2 D2 R T``, metres), which :func:`read_rig` reads.
-
-    Raises:
-        ValueError: another suffix than ``.yaml`` or ``.yml``.
-        FileNotFoundError: the folder does not exist.
-    """
-    from stereopsis.io.atomic import atomic_write_text
-
-    path = Path(path)
-    if path.suffix.lower() not in {".yml", ".yaml"}:
-        raise ValueError(f"{path} must end in .yaml or .yml, because a raw rig is written as OpenCV's YAML.")
-    atomic_write_text(path, opencv_yaml.write_rig(rig))
-
-
-def _format_of(path: Path) -> Format:
-    if path.is_dir():
-        return "ros"
-    if path.suffix.lower() in {".yml", ".yaml"}:
-        return "opencv"
-    return "k" if path.name == "K.txt" else "middlebury"
-
-
-def _read_yaml(document: dict[str, Any], first: Path, second: Path | None, unit: float | None) -> StereoCalibration:
-    if ros.matches(document):
-        return ros.read(document, _companion(second, first), first, unit)
-    if euroc.matches(document):
-        raise RawRigError(
-            f"{first} describes a raw rig; read it with read_rig() and use the calibration that its rectify() gives."
+    found = _read(Path(path), right, Reading(metres_of(unit), lens=model, size=size))
+    if found.problem is not None:
+        raise ValueError(f"{path} describes raw cameras that cannot be understood: {found.problem}")
+    if found.rig is None:
+        raise ValueError(
+            f"{path} holds no raw rig (distortion and rotation), it is for rectified views; name a file of raw cameras "
+            "(OpenCV, ROS, EuRoC, Kalibr and others)."
         )
-    if not {"P1", "Q"} & document.keys() and second is not None:
-        document = load_yaml(read_text(second), second) | document
-    if opencv_yaml.matches(document):
-        return opencv_yaml.read(document, first, unit)
-    raise ValueError(f"{first} is YAML of no known calibration format: {NEEDS}.")
+    return found.rig
 
 
-def _is_yaml(path: Path, text: str) -> bool:
-    return path.suffix.lower() in {".yml", ".yaml", ".json"} or text.startswith("%YAML")
+def _read(path: Path, right: str | Path | None, reading: Reading) -> Cameras:
+    from stereopsis.io.bags import is_bag
+
+    if reading.lens not in (None, "pinhole", "fisheye"):
+        raise ValueError(f"lens is {reading.lens!r}; it must be 'pinhole' or 'fisheye'.")
+    if is_bag(path):
+        from stereopsis.calibration.bagged import UNIT, read_bag
+
+        return _checked(read_bag(path, reading), reading, UNIT, path)
+    first, second = _locate(path, right)
+    document = read_document(first)
+    form = find_form(document)
+    if form is None and document.kind == "text":
+        document = as_yaml(document)
+        form = find_form(document)
+    if form is None and document.kind != "text" and second is not None:
+        # Extrinsics that name no camera still belong to the intrinsics beside them.
+        other = read_document(second)
+        form = find_form(replace(document, values=other.values | document.values))
+    if form is None:
+        raise ValueError(unknown(document))
+    try:
+        found = form.read(Source(document, _companion(first, second), second is not None, reading))
+        return _checked(found, reading, form.unit(document.values), first)
+    except (OSError, ImportError):
+        raise
+    except ValueError as error:
+        raise in_file(error, first) from None
+    except Exception as error:
+        # A value of another type than the form has: a list where a name must stand, a text where numbers must.
+        raise ValueError(
+            f"{first} looks like {form.title}, but a value is not what that form holds ({type(error).__name__}: "
+            f"{error}); write it again."
+        ) from None
 
 
-def _companion(second: Path | None, first: Path) -> dict[str, Any]:
-    if second is None:
-        raise ValueError(f"{first} describes one camera; pass the file of the other one as right=.")
-    return load_yaml(read_text(second), second)
+def _checked(found: Cameras, reading: Reading, unit: float, path: Path) -> Cameras:
+    """The cameras, once their baseline is one that a rig can have."""
+    if reading.unit is None:
+        known = found.calibration if found.calibration is not None else found.rig
+        if known is not None:
+            check_baseline(known.baseline, unit, path)
+    return found
+
+
+def _companion(first: Path, second: Path | None):  # type: ignore[no-untyped-def]
+    def read() -> Document:
+        if second is None:
+            raise ValueError(f"{first} describes one camera; pass the file of the other one as right=.")
+        return as_yaml(read_document(second))
+
+    return read
 
 
 def _locate(path: Path, right: str | Path | None) -> tuple[Path, Path | None]:
@@ -207,11 +199,11 @@ def _locate(path: Path, right: str | Path | None) -> tuple[Path, Path | None]:
                 break
     if right is not None:
         return path, Path(right)
-    second = _swap_name(path)
+    second = swap_name(path)
     return path, second if second is not None and second.is_file() else None
 
 
-def _swap_name(path: Path) -> Path | None:
+def swap_name(path: Path) -> Path | None:
     """The companion's name: the file's own name is looked at first, then the folder's."""
     for left, right in COMPANIONS:
         if left in path.name:

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 
-from stereopsis.calibration.parsing import metres_per_unit, numbers
+from stereopsis.calibration.cameras import Cameras, Source
+from stereopsis.calibration.parsing import numbers
 from stereopsis.types import StereoCalibration
+
+UNIT = 1.0
 
 
 def matches(text: str) -> bool:
     return re.fullmatch(r"[-+0-9.eE,\s]+", text) is not None
 
 
-def read(text: str, path: Path, unit: float | None = None) -> StereoCalibration:
-    values = numbers(text, 10, "the content (nine numbers of K and the baseline in metres)", path)
+def read(source: Source) -> Cameras:
+    path = source.path
+    values = numbers(source.first.text, 10, "the content (nine numbers of K and the baseline in metres)", path)
     k = values[:9].reshape(3, 3)
     if not np.allclose(k[2], [0, 0, 1]):
         raise ValueError(f"{path}: the last row of K is {k[2].tolist()}; it must be 0 0 1, so write K row by row.")
-    baseline = float(values[9]) * metres_per_unit(float(values[9]), unit, 1.0, path)
-    return StereoCalibration(k[0, 0], k[1, 1], k[0, 2], k[1, 2], k[0, 2], baseline)
+    baseline = float(values[9]) * source.reading.metres(UNIT)
+    return Cameras(StereoCalibration(k[0, 0], k[1, 1], k[0, 2], k[1, 2], k[0, 2], baseline), None)
 
 
 def write(calibration: StereoCalibration) -> str:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from stereopsis.calibration.parsing import metres_per_unit, numbers
+from stereopsis.calibration.cameras import Cameras, Source
+from stereopsis.calibration.parsing import numbers
 from stereopsis.types import StereoCalibration
 
-MILLIMETRE = 0.001
+MILLIMETRE = UNIT = 0.001
 # The files round both numbers to three decimals, some of them after halving.
 DOFFS_TOLERANCE = 0.05
 
@@ -19,9 +20,10 @@ def matches(text: str) -> bool:
     return re.search(r"^\s*(cam0|doffs|baseline)\s*=", text, re.MULTILINE) is not None
 
 
-def read(text: str, path: Path, unit: float | None = None) -> StereoCalibration:
+def read(source: Source) -> Cameras:
+    path = source.path
     values: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in source.first.text.splitlines():
         key, separator, value = line.partition("=")
         if separator:
             values[key.strip()] = value.strip()
@@ -46,9 +48,9 @@ def read(text: str, path: Path, unit: float | None = None) -> StereoCalibration:
         right[0, 2] += doffs
     else:
         raise ValueError(f"{path} has neither cam1 nor doffs; add the line doffs= (0 where the views share cx).")
-    metres = metres_per_unit(baseline, unit, MILLIMETRE, path)
+    metres = source.reading.metres(MILLIMETRE)
     column = np.array([[-left[0, 0] * baseline], [0.0], [0.0]])
-    return StereoCalibration.from_projections(
+    calibration = StereoCalibration.from_projections(
         np.hstack([left, np.zeros((3, 1))]),
         np.hstack([right, column]),
         unit=metres,
@@ -56,6 +58,7 @@ def read(text: str, path: Path, unit: float | None = None) -> StereoCalibration:
         height=_whole(values, "height", path),
         ndisp=_whole(values, "ndisp", path),
     )
+    return Cameras(calibration, None)
 
 
 def write(calibration: StereoCalibration) -> str:

@@ -1,30 +1,47 @@
-"""What the calibration readers share: text, numbers, matrices, YAML and the check of the baseline's unit."""
+"""What the calibration readers share: text, numbers, matrices, poses, and how doubts are reported."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
 
-# Outside these a baseline is far more often a wrong unit than a real rig.
-SMALLEST_BASELINE = 0.001
-LARGEST_BASELINE = 10.0
+# A calibration has a few kilobytes; more is another kind of file.
+LARGEST_FILE = 32 * 2**20
 
 
 class RawRigError(ValueError):
     """The file describes a raw rig and no rectified one; :func:`stereopsis.calibration.read_rig` reads it."""
 
 
-def read_text(path: Path) -> str:
-    """The text of a calibration file; one clear sentence where there is none."""
+class LensError(ValueError):
+    """The raw cameras of a file cannot be understood: an unknown lens model, or coefficients that it does not have."""
+
+
+def doubt(sentence: str) -> None:
+    """Reports that a result may be wrong, where the terminal, JSON and the server show it."""
+    warnings.warn(" ".join(sentence.split()), stacklevel=3)
+
+
+def read_content(path: Path) -> bytes:
+    """The bytes of a calibration file; one clear sentence where there is none."""
     if path.is_dir():
         raise ValueError(f"{path} is a folder and holds no calibration file of a known name; name the file itself.")
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; name an existing calibration file.")
+    size = path.stat().st_size
+    if size > LARGEST_FILE:
+        raise ValueError(f"{path} has {size:,} bytes, more than {LARGEST_FILE:,}; name a calibration file.")
+    return path.read_bytes()
+
+
+def as_text(content: bytes, path: Path) -> str:
+    """The text of a calibration file."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not a text file; name a calibration file, not an image.") from None
     if not text.strip():
@@ -68,64 +85,43 @@ def vector(value: Any, name: str, path: Path) -> Float64[np.ndarray, " n"]:
 
 
 def size_of(document: dict[str, Any], path: Path) -> tuple[int | None, int | None]:
-    """``image_width`` and ``image_height`` of a YAML file, where it has both."""
-    width, height = document.get("image_width"), document.get("image_height")
-    if width is None or height is None:
-        return None, None
+    """Width and height of the images that a file states under one of the usual names; None where it does not."""
+    for wide, high in (("image_width", "image_height"), ("width", "height"), ("imageSize_width", "imageSize_height")):
+        if document.get(wide) is not None and document.get(high) is not None:
+            return _whole_size(document[wide], document[high], path)
+    for key in ("image_size", "imageSize", "img_size", "size", "resolution"):
+        value = document.get(key)
+        pair = _flatten(value.get("data", []) if isinstance(value, dict) else value)
+        if len(pair) == 2:
+            return _whole_size(pair[0], pair[1], path)
+    return None, None
+
+
+def _whole_size(width: Any, height: Any, path: Path) -> tuple[int | None, int | None]:
     try:
-        return int(width), int(height)
-    except (TypeError, ValueError):
+        size = int(width), int(height)
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{path}: the image size is {width!r} x {height!r}; it must be two whole numbers.") from None
+    return size if min(size) > 0 else (None, None)
 
 
-def load_yaml(text: str, path: Path) -> dict[str, Any]:
-    """A YAML mapping, OpenCV's dialect (``%YAML:1.0``, ``!!opencv-matrix``) included."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    def matrix_node(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-        return loader.construct_mapping(node, deep=True)
-
-    Loader.add_constructor("tag:yaml.org,2002:opencv-matrix", matrix_node)
-    # "%YAML:1.0" is no valid directive, and every other parser stops at it.
-    body = "\n".join("" if line.startswith("%") else line for line in text.splitlines())
-    try:
-        document = yaml.load(body, Loader)
-    except yaml.YAMLError as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        where = "" if line is None else f" (line {line + 1})"
-        raise ValueError(f"{path} is not valid YAML{where}; correct it or write it anew.") from None
-    if not isinstance(document, dict):
-        raise ValueError(f"{path} holds no named values; name a calibration file.")
-    return document
+def pose(value: Any, name: str, path: Path) -> tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, " 3"]]:
+    """Rotation and translation of a 4 x 4 (or 3 x 4) matrix."""
+    count = len(_flatten(value.get("data", []) if isinstance(value, dict) else value))
+    full = matrix(value, 3 if count == 12 else 4, 4, name, path)
+    return full[:3, :3].copy(), full[:3, 3].copy()
 
 
-def metres_per_unit(baseline: float, unit: float | None, default: float, path: Path) -> float:
-    """The unit to read a file's baseline with; refuses what looks like another unit than the format's own.
+def number(values: dict[str, Any], key: str, path: Path) -> float:
+    """A finite number of a file."""
+    if key not in values:
+        raise ValueError(f"{path} has no {key}; add it, or export the calibration again.")
+    return float(matrix(values[key], 1, 1, key, path)[0, 0])
 
-    Args:
-        baseline: as the file gives it.
-        unit: metres per unit as the caller gives it; trusted.
-        default: metres per unit of the format.
-    """
-    if unit is not None:
-        if not (np.isfinite(unit) and unit > 0):
-            raise ValueError(f"unit is {unit}; it must be above 0, for example 0.001 for millimetres.")
-        return unit
-    metres = abs(baseline) * default
-    if metres > LARGEST_BASELINE:
-        raise ValueError(
-            f"{path}: the baseline would be {metres:g} m, above {LARGEST_BASELINE:g} m; pass unit=0.001 "
-            f"if the file is in millimetres, or unit={default:g} if it is right."
-        )
-    if 0 < metres < SMALLEST_BASELINE:
-        raise ValueError(
-            f"{path}: the baseline would be {metres:g} m, below {SMALLEST_BASELINE:g} m; pass unit=1 "
-            f"if the file is in metres, or unit={default:g} if it is right."
-        )
-    return default
+
+def intrinsics(fx: float, fy: float, cx: float, cy: float) -> Float64[np.ndarray, "3 3"]:
+    """The matrix of focal lengths and principal point, in pixels."""
+    return np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]])
 
 
 def in_file(error: Exception, path: Path) -> Exception:
@@ -137,6 +133,8 @@ def in_file(error: Exception, path: Path) -> Exception:
 
 
 def _flatten(value: Any) -> list[Any]:
+    if isinstance(value, np.ndarray):
+        return list(value.ravel().tolist())
     if isinstance(value, (list, tuple)):
         return [x for item in value for x in _flatten(item)]
     return [value]

@@ -3,56 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64
 from torch import Tensor
 
+from stereopsis.calibration.camera import RawCamera, owned
+from stereopsis.calibration.parsing import doubt
+from stereopsis.calibration.projection import Matrices, centred, faults, field_of_view, lookup
 from stereopsis.types import StereoCalibration
 
-Model = Literal["pinhole", "fisheye"]
-
-# OpenCV's pinhole model takes these many coefficients (k1 k2 p1 p2 [k3 [k4 k5 k6 [s1..s4 [tx ty]]]]).
-PINHOLE_COEFFICIENTS = (0, 4, 5, 8, 12, 14)
 # Files round the matrices of a rectified rig by less than this.
 ROUNDING = 1e-6
-
-
-@dataclass(frozen=True, eq=False)
-class RawCamera:
-    """One camera as calibrated.
-
-    Attributes:
-        K: intrinsic matrix in pixels.
-        distortion: coefficients in OpenCV's order (k1 k2 p1 p2 k3 ... for pinhole, k1 k2 k3 k4 for fisheye).
-        model: ``pinhole`` (radial-tangential and rational) or ``fisheye`` (equidistant, Kannala-Brandt).
-
-    Raises:
-        ValueError: a focal length that is not positive, or a number of coefficients that the model does not have.
-    """
-
-    K: Float64[np.ndarray, "3 3"]
-    distortion: Float64[np.ndarray, " n"]
-    model: Model = "pinhole"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "K", np.asarray(self.K, dtype=np.float64).reshape(3, 3))
-        object.__setattr__(self, "distortion", np.asarray(self.distortion, dtype=np.float64).ravel())
-        if not (np.isfinite(self.K).all() and np.isfinite(self.distortion).all()):
-            raise ValueError("The intrinsics hold a value that is not finite; calibrate the camera again.")
-        if self.K[0, 0] <= 0 or self.K[1, 1] <= 0:
-            raise ValueError(
-                f"The focal length is {self.K[0, 0]:g} x {self.K[1, 1]:g} px; it must be above 0, "
-                "so correct the intrinsics."
-            )
-        allowed = PINHOLE_COEFFICIENTS if self.model == "pinhole" else (4,)
-        if self.distortion.size not in allowed:
-            raise ValueError(
-                f"The {self.model} camera has {self.distortion.size} distortion coefficients; "
-                f"OpenCV's model takes {', '.join(map(str, allowed))}, so pad with zeros or name another model."
-            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +93,17 @@ class StereoRig:
     stored: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "R", np.asarray(self.R, dtype=np.float64).reshape(3, 3))
-        object.__setattr__(self, "T", np.asarray(self.T, dtype=np.float64).reshape(3))
+        object.__setattr__(self, "R", owned(self.R).reshape(3, 3))
+        object.__setattr__(self, "T", owned(self.T).reshape(3))
+        if self.stored is not None:
+            object.__setattr__(self, "stored", tuple(owned(matrix) for matrix in self.stored))
+        for name in ("width", "height"):
+            size = getattr(self, name)
+            if size is None:
+                continue
+            if size != int(size) or size < 1:
+                raise ValueError(f"{name} is {size}; it must be a whole number above 0, or None where it is not known.")
+            object.__setattr__(self, name, int(size))
         deviation = float(np.abs(self.R @ self.R.T - np.eye(3)).max())
         if not deviation < 1e-2 or np.linalg.det(self.R) < 0:
             raise ValueError(
@@ -187,40 +159,96 @@ class StereoRig:
             stored = stored[0], stored[1], scaling @ stored[2], scaling @ stored[3]
         return replace(self, left=left, right=right, width=width, height=height, stored=stored)
 
-    def rectify(self, alpha: float | None = 0.0, *, size: tuple[int, int] | None = None) -> Rectification:
-        """Rectification maps and the calibration of the rectified pair.
+    def as_rectified(self) -> StereoCalibration:
+        """The calibration of the views as they are, of a rig that :attr:`is_rectified`.
+
+        Raises:
+            ValueError: the rig is not rectified, or its cameras are exchanged.
+        """
+        if not self.is_rectified:
+            raise ValueError("The rig has distortion or rotation; its views must be rectified with rectify() first.")
+        if self.stored is not None:
+            left, right = self.stored[2:]
+        else:
+            left = np.hstack([self.left.K, np.zeros((3, 1))])
+            right = np.hstack([self.right.K, self.left.K[0, 0] * np.array([[self.T[0]], [0.0], [0.0]])])
+        return StereoCalibration.from_projections(left, right, width=self.width, height=self.height)
+
+    def rectify(
+        self, alpha: float | None = 0.0, *, size: tuple[int, int] | None = None, fov: float | None = None
+    ) -> Rectification:
+        """Rectification maps and the calibration of the rectified pair; warns as :meth:`rectifying`.
 
         Args:
             alpha: 0 keeps pixels with a source alone, 1 keeps every raw pixel (OpenCV's ``alpha``, and ``balance``
                 of a fisheye); None takes the rectification that the file itself stores.
             size: (width, height) of the raw images, where the rig does not say.
+            fov: horizontal field of view of the rectified views in degrees, in place of ``alpha``.
 
         Raises:
-            ValueError: no size or another one, no stored rectification, ``alpha`` outside [0, 1], or views that are
-                swapped or stacked.
+            ValueError: no size or another one, no stored rectification, ``alpha`` outside [0, 1], a field of view
+                outside 10 to 160 degrees, views that are swapped or stacked, or a lens that no plane can show.
         """
         width, height = self._size(size)
-        r1, r2, p1, p2 = self.rectifying(alpha, size=size)
+        r1, r2, p1, p2 = self.rectifying(alpha, size=size, fov=fov)
         calibration = StereoCalibration.from_projections(p1, p2, width=width, height=height)
-        left_map = _undistortion_map(self.left, r1, p1, width, height)
-        right_map = _undistortion_map(self.right, r2, p2, width, height)
+        left_map, right_map = lookup(self.left, r1, p1, width, height), lookup(self.right, r2, p2, width, height)
         return Rectification(left_map, right_map, (width, height), calibration)
 
     def rectifying(
-        self, alpha: float | None = 0.0, *, size: tuple[int, int] | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        self, alpha: float | None = 0.0, *, size: tuple[int, int] | None = None, fov: float | None = None
+    ) -> Matrices:
         """(R1, R2, P1, P2): what turns each camera, and projects the turned ones; as OpenCV's ``stereoRectify``.
 
-        Arguments and errors as in :meth:`rectify`.
+        Where OpenCV's projection is absurd (principal point outside the views, focal length under a quarter or over
+        twice the raw one, hardly any pixel with a source), one that keeps the optical axes in place is returned, and a
+        warning states its field of view. Arguments and errors as in :meth:`rectify`.
         """
+        matrices, sentence = self.solve(alpha, size=size, fov=fov)
+        if sentence is not None:
+            doubt(sentence)
+        return matrices
+
+    def solve(
+        self, alpha: float | None = 0.0, *, size: tuple[int, int] | None = None, fov: float | None = None
+    ) -> tuple[Matrices, str | None]:
+        """What :meth:`rectifying` returns, and its warning; None where nothing is doubtful."""
         width, height = self._size(size)
-        if alpha is None:
+        cameras = self.left, self.right
+        if fov is None and alpha is None:
             if self.stored is None:
                 raise ValueError("The rig's file stores no rectification; pass alpha between 0 and 1 to compute one.")
-            return self.stored
-        if not 0 <= alpha <= 1:
+            wrong = faults(cameras, self.stored, width, height)
+            told = f"The rectification that the file stores is doubtful: {'; '.join(wrong)}." if wrong else None
+            return self.stored, told
+        if fov is None and not 0 <= alpha <= 1:  # type: ignore[operator]
             raise ValueError(f"alpha is {alpha}; it must lie in [0, 1]: 0 crops to valid pixels, 1 keeps all.")
-        return self._solve(alpha, width, height)
+        wrong = ["a field of view is asked for"]
+        if fov is None:
+            matrices = self._solve(alpha or 0.0, width, height)
+            wrong = ["OpenCV finds none"] if matrices is None else faults(cameras, matrices, width, height)
+            # Swapped and stacked cameras have no rectification at all, and their own sentences.
+            if matrices is not None and (not wrong or not self._side_by_side(matrices)):
+                return matrices, None
+        own = centred(cameras, self.R, self.T, width, height, fov)
+        if not self._side_by_side(own):
+            return own, None
+        left = faults(cameras, own, width, height, stated=fov is not None)
+        if left and fov is None:
+            raise ValueError(
+                f"This rig cannot be rectified to planes: {'; '.join(left)}. Calibrate it again with pairs near the "
+                "edges of the image, or with another lens model."
+            )
+        if fov is not None:
+            return own, f"The rectification to {fov:g} degrees is doubtful: {'; '.join(left)}." if left else None
+        return own, (
+            f"The usual rectification of this rig is unusable ({wrong[0]}); the views are projected with a horizontal "
+            f"field of view of {field_of_view(own[2], width):.0f} degrees instead, without what lies beyond."
+        )
+
+    def _side_by_side(self, matrices: Matrices) -> bool:
+        offset = matrices[3][:, 3]
+        return bool(offset[0] < 0 and abs(offset[0]) > abs(offset[1]))
 
     def _size(self, size: tuple[int, int] | None) -> tuple[int, int]:
         width, height = size if size is not None else (self.width, self.height)
@@ -235,26 +263,24 @@ class StereoRig:
             )
         return width, height
 
-    def _solve(self, alpha: float, width: int, height: int) -> tuple[Any, Any, Any, Any]:
+    def _solve(self, alpha: float, width: int, height: int) -> Matrices | None:
+        """OpenCV's answer; None where it has none."""
         import cv2
 
         translation = self.T.reshape(3, 1)
         cameras = (self.left.K, self.left.distortion, self.right.K, self.right.distortion)
-        if self.left.model == "fisheye":
-            r1, r2, p1, p2, _ = cv2.fisheye.stereoRectify(
-                *cameras, (width, height), self.R, translation, flags=cv2.CALIB_ZERO_DISPARITY, balance=alpha
-            )
-        else:
-            r1, r2, p1, p2, *_ = cv2.stereoRectify(
-                *cameras, (width, height), self.R, translation, flags=cv2.CALIB_ZERO_DISPARITY, alpha=alpha
-            )
-        return r1, r2, p1, p2
-
-
-def _undistortion_map(camera: RawCamera, rotation: Any, projection: Any, width: int, height: int) -> np.ndarray:
-    import cv2
-
-    init = cv2.fisheye.initUndistortRectifyMap if camera.model == "fisheye" else cv2.initUndistortRectifyMap
-    # Only the 3x3 part: the translation column places the right view, it does not move its pixels.
-    x, y = init(camera.K, camera.distortion, rotation, projection[:, :3], (width, height), cv2.CV_32FC1)
-    return np.stack([x, y], axis=-1)
+        flags = cv2.CALIB_ZERO_DISPARITY
+        try:
+            if self.left.model == "fisheye":
+                r1, r2, p1, p2, _ = cv2.fisheye.stereoRectify(
+                    *cameras, (width, height), self.R, translation, flags=flags, balance=alpha
+                )
+            else:
+                r1, r2, p1, p2, *_ = cv2.stereoRectify(
+                    *cameras, (width, height), self.R, translation, flags=flags, alpha=alpha
+                )
+        except cv2.error:
+            return None
+        found = tuple(np.asarray(matrix, dtype=np.float64) for matrix in (r1, r2, p1, p2))
+        usable = all(np.isfinite(matrix).all() for matrix in found) and min(p1[0, 0], p1[1, 1]) > 0
+        return (found[0], found[1], found[2], found[3]) if usable else None

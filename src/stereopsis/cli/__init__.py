@@ -60,6 +60,7 @@ def _dispatch(words: list[str]) -> int | None:
         bench,
         calibrate,
         compress,
+        convert,
         decompress,
         demo,
         depth,
@@ -94,6 +95,7 @@ def _dispatch(words: list[str]) -> int | None:
     app.command(guarded(calibrate.board))
     app.command(guarded(calibrate.calibrate))
     app.command(guarded(rectify.rectify))
+    app.command(guarded(convert.convert))
     app.command(guarded(doctor.doctor))
     app.command(guarded(view.view))
     app.command(guarded(serve.serve))

@@ -12,6 +12,7 @@ from tyro.conf import Positional
 from stereopsis.cli.batch import SEQUENCE, Sequence, identity_of, run_sequence, settings_of
 from stereopsis.cli.console import show_json
 from stereopsis.cli.matching import check_suffix, load_of
+from stereopsis.cli.rigs import RIG, Rig
 from stereopsis.pipeline.runs.job import Job
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def compress(
     append: bool = False,
     device: str = "cpu",
     json: bool = False,
+    reading: Rig = RIG,
     sequence: Sequence = SEQUENCE,
 ) -> int:
     """A pair, an image, or all pairs of folders, of a video or of a bag, as one file.
@@ -58,6 +60,7 @@ def compress(
         append: Add to a file that is there, written by the same weights.
         device: Where to compute, e.g. cpu or cuda.
         json: Print JSON instead of text.
+        reading: How the calibration is read.
         sequence: How sequences are read and worked on.
     """
     from stereopsis.calibration import read_calibration
@@ -78,7 +81,7 @@ def compress(
     check_effort(effort)
     if append and calibration is not None:
         raise ValueError("--calibration is for a new file, and --append keeps that of the old one; leave one out.")
-    rig = None if calibration is None else read_calibration(calibration)
+    rig = None if calibration is None else read_calibration(calibration, unit=reading.unit, cameras=reading.cameras)
     alone = right is None and Path(left).suffix.lower() in IMAGE_SUFFIXES and Path(left).is_file()
     if alone and rig is not None:
         raise ValueError("--calibration is that of a pair, and there is one image; leave it out.")
@@ -89,6 +92,7 @@ def compress(
     many = not isinstance(frames.source, list) or len(frames.source) > 1
     options = {"model": model, "weights": weights, "quality": wanted, "target_bpp": target_bpp, "effort": effort}
     options |= {"calibration": calibration, "append": append, "checksum of the weights": identity_of(model, weights)}
+    options |= reading.settings()
     archive = Archive(
         out,
         settings_of("compress", (left, right), options),

@@ -21,7 +21,7 @@ from stereopsis.cli.matching import (
     matched,
     range_text,
 )
-from stereopsis.cli.rigs import rectified
+from stereopsis.cli.rigs import RIG, Rig, RigOptions, rectified, rig_json, rig_text
 from stereopsis.pipeline.runs.job import Job
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def depth(
     tile: int | None = None,
     files: tuple[File, ...] = ALL,
     json: bool = False,
+    rig: Rig = RIG,
     sequence: Sequence = SEQUENCE,
 ) -> int:
     """Metric depth and a point cloud of a pair or of each pair of a sequence, rectified first where it is raw.
@@ -93,6 +94,7 @@ def depth(
         tile: Side in pixels of the tiles that a pair is matched in, 0 for none; above 4 megapixels chosen if not given.
         files: What to write; a cloud takes 15 bytes a pixel.
         json: Print JSON instead of text.
+        rig: How the calibration is read.
         sequence: How sequences are read and worked on.
     """
     from stereopsis.io import VideoPair
@@ -113,9 +115,11 @@ def depth(
     )
     if many:
         cameras = {"calibration": calibration, "calibration_right": calibration_right, "rectify": rectify}
+        cameras |= rig.settings()
         settings = settings_of("depth", (left, right), job.settings() | cameras)
         job.record = RunRecord(out, settings, sequence.overwrite)
-    job.set_cameras(frames, calibration, calibration_right, rectify)
+    job.set_cameras(frames, rig, calibration, calibration_right, rectify)
+    assert job.rig is not None
 
     def told(row: dict[str, Any]) -> dict[str, Any]:
         for sentence in row["warnings"]:
@@ -130,14 +134,16 @@ def depth(
         strict=lambda s: not many or (isinstance(frames.source, VideoPair) and not s.results and not s.skipped),
         keep=told,
     )
-    common = {"model": model, "upsample": upsample, "rectified_here": job.rectification is not None}
+    common: dict[str, Any] = {"model": model, "upsample": upsample, "rectified_here": job.rectification is not None}
+    common |= rig_json(job.rig)
     if json:
         rows = {"pairs": summary.results, "failed": summary.failed, "skipped": summary.skipped}
         show_json(common | rows if many else common | summary.results[0])
         return summary.status("measured")
     for row in summary.results:
         numbers, start = row["depth"], f"{row['name']}  " if many else ""
-        print(f"{start}depth {range_text(numbers, 'm')}, median {numbers['median']:.4g} m, {row['seconds']:.2f} s")
+        line = f"depth {range_text(numbers, 'm')}, median {numbers['median']:.4g} m, {rig_text(job.rig)}"
+        print(f"{start}{line}, {row['seconds']:.2f} s")
         if not many:
             print("\n".join(row["files"]))
     return summary.status("measured")
@@ -181,7 +187,12 @@ class DepthJob(Job):
         return values | {"checksum of the weights": identity_of(self.model, self.weights)}
 
     def set_cameras(
-        self, frames: Frames, calibration: Path, calibration_right: Path | None, rectify: Literal["auto", "yes", "no"]
+        self,
+        frames: Frames,
+        options: RigOptions,
+        calibration: Path,
+        calibration_right: Path | None,
+        rectify: Literal["auto", "yes", "no"],
     ) -> None:
         """Decide by the first pair that can be read what the views of all are.
 
@@ -197,7 +208,8 @@ class DepthJob(Job):
                     raise
                 first = first or error
                 continue
-            pair = rectified(left, right, calibration, calibration_right, rectify)
+            file = options.file(calibration, calibration_right)
+            pair = rectified(left, right, file, rectify, (frame.left, frame.right))
             self.rig, self.rectification, self.valid = pair.calibration, pair.rectification, pair.valid
             self.size = (left.shape[-2], left.shape[-1])
             return

@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from stereopsis.cli.console import show_json
 from stereopsis.cli.matching import DEFAULT_MODEL, check_max_disparity
-from stereopsis.cli.rigs import rectified
+from stereopsis.cli.rigs import RIG, Rig, rectified, rig_json, rig_text
 
 if TYPE_CHECKING:
     from stereopsis.calibration.diagnosis import Diagnosis
@@ -27,6 +27,7 @@ def doctor(
     disparity_error: float = 1.0,
     distances: tuple[float, ...] = (1.0, 5.0, 10.0),
     json: bool = False,
+    rig: Rig = RIG,
 ) -> int:
     """Check a pair before matching: rectified, not swapped, one exposure, disparity within the limit.
 
@@ -43,6 +44,7 @@ def doctor(
         disparity_error: Error of disparity you expect of the matcher, in pixels, for the expected error of depth.
         distances: Distances in metres to state that error at.
         json: Print JSON instead of text.
+        rig: How the calibration is read.
     """
     from stereopsis.calibration.diagnosis import examine
     from stereopsis.io import read_image
@@ -52,28 +54,30 @@ def doctor(
     check_max_disparity(max_disparity)
     first, second = full_range(read_image(left)[None], read_image(right)[None])
     views = first[0], second[0]
-    rig, raw = None, None
+    known, raw = None, None
     if calibration is not None:
-        pair = rectified(*views, calibration, calibration_right, rectify)
+        pair = rectified(*views, rig.file(calibration, calibration_right), rectify, (left, right))
         if pair.rectification is not None:
             raw = examine(*views)
-        views, rig = (pair.left, pair.right), pair.calibration
+        views, known = (pair.left, pair.right), pair.calibration
     limit = max_disparity
-    if limit is None and rig is not None:
-        limit = rig.ndisp
+    if limit is None and known is not None:
+        limit = known.ndisp
     if limit is None:
         limit = int(get_entry(DEFAULT_MODEL).config.max_disparity)
     found = examine(
-        *views, calibration=rig, max_disparity=limit, disparity_error=disparity_error, distances=distances
+        *views, calibration=known, max_disparity=limit, disparity_error=disparity_error, distances=distances
     )  # fmt: skip
     if json:
-        values = _as_json(found)
+        values = _as_json(found) | ({} if known is None else rig_json(known))
         if raw is not None:
             values["raw"] = {key: getattr(raw, key) for key in ("vertical_median", "vertical_p90", "vertical_bias")}
         show_json(values)
     else:
         if raw is not None:
             print(f"{'raw views':<14}{_rows(raw)}")
+        if known is not None:
+            print(f"{'rig':<14}{rig_text(known)}")
         for name, answer in _answers(found):
             print(f"{name:<14}{answer}")
         print()

@@ -20,7 +20,7 @@ from stereopsis.cli.matching import (
     load_of,
     range_text,
 )
-from stereopsis.cli.rigs import rectified
+from stereopsis.cli.rigs import RIG, Rig, rectified, rig_json, rig_text
 from stereopsis.cli.upsample import load_upsampler
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def pipeline(
     device: str = "cpu",
     dtype: DType = "float32",
     json: bool = False,
+    rig: Rig = RIG,
 ) -> None:
     """A pair the whole way: compress, decompress, match, upsample, depth and cloud, with a report of each step.
 
@@ -81,6 +82,7 @@ def pipeline(
         device: Where to compute, e.g. cpu or cuda.
         dtype: Precision that the matcher and the upsampler compute in.
         json: Print JSON instead of text.
+        rig: How the calibration is read.
     """
     from stereopsis.calibration.diagnosis import geometry_warnings
     from stereopsis.compression.codec import PairCodec, level_of
@@ -107,7 +109,7 @@ def pipeline(
             sizes = " and ".join(f"{p} is {v.shape[2]}x{v.shape[1]}" for p, v in zip((left, right), views, strict=True))
             raise ValueError(f"{sizes}; the two views of a pair must have the same size.")
         grey = all(bool((view == view[:1]).all()) for view in views)
-        straight = rectified(*views, calibration, calibration_right, rectify)
+        straight = rectified(*views, rig.file(calibration, calibration_right), rectify, (left, right))
         channels = slice(0, 1 if grey else 3)
         pair = StereoPair(straight.left[None, channels], straight.right[None, channels], straight.calibration)
         known = None
@@ -136,6 +138,7 @@ def pipeline(
         "right": right.name,
         "calibration": calibration.name,
         "rectified_here": straight.rectification is not None,
+        **rig_json(straight.calibration),
         "width": pair.left.shape[-1],
         "height": pair.left.shape[-2],
         "codec": codec,
@@ -153,7 +156,10 @@ def pipeline(
     print(f"disparity  {_text(change)} against that of the pair as it came")
     if error is not None:
         print(f"error      {_text(error['decoded'])}; without coding {_text(error['original'])}")
-    print(f"depth      {range_text(report['depth'], 'm')}, median {report['depth']['median']:.4g} m")
+    print(
+        f"depth      {range_text(report['depth'], 'm')}, median {report['depth']['median']:.4g} m, "
+        f"{rig_text(straight.calibration)}"
+    )
     print("seconds    " + ", ".join(f"{name} {seconds:.2f}" for name, seconds in report["seconds"].items()))
     print(f"report     {out / REPORTS[0]}")
 

@@ -9,12 +9,13 @@ from tyro.conf import Positional
 
 from stereopsis.cli.console import fail, note, progress_bar, show_json, warn
 from stereopsis.cli.matching import check_folder
+from stereopsis.cli.rigs import RIG, Rig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from stereopsis.calibration import Rectification
-    from stereopsis.calibration.files import Format
+    from stereopsis.calibration.writing import Format
 
 # Names that read_calibration() finds in a folder.
 NAMES = {"middlebury": "calib.txt", "kitti": "calib.txt", "opencv": "calibration.yml", "ros": ""}
@@ -31,6 +32,7 @@ def rectify(
     format: Literal["middlebury", "kitti", "opencv", "ros"] = "middlebury",
     bits: Literal[8, 16] = 8,
     json: bool = False,
+    rig: Rig = RIG,
 ) -> int:
     """Rectify a pair, all pairs of folders, or a video, and write the calibration of the rectified pairs.
 
@@ -48,16 +50,16 @@ def rectify(
         format: Of the calibration of the rectified pairs.
         bits: Of the pictures.
         json: Print JSON instead of text.
+        rig: How the calibration is read.
     """
     from stereopsis.calibration import read_rig, write_calibration
-    from stereopsis.calibration.fitting import fit_rig, scaling_note
+    from stereopsis.calibration.fitting import fit_rig
     from stereopsis.io import EarlyEndError, write_image
     from stereopsis.pipeline.sequence import open_frames
 
     check_folder(out, "--out")
     if not 0 <= alpha <= 1:
         raise ValueError(f"--alpha is {alpha:g}; it must lie in [0, 1]: 0 crops to valid pixels, 1 keeps all.")
-    rig = read_rig(calibration, calibration_right)
     frames = open_frames(left, right)
     rectification: Rectification | None = None
     offsets: dict[str, float | int] | None = None
@@ -78,9 +80,12 @@ def rectify(
                     continue
                 if rectification is None:
                     height, width = views[0].shape[-2:]
-                    rectification = fit_rig(rig, width, height).rectify(None if stored else alpha)
-                    if scaled := scaling_note(rig, width, height):
-                        note(scaled)
+                    raw = read_rig(calibration, calibration_right, unit=rig.unit, model=rig.lens, size=(width, height))
+                    notes: list[str] = []
+                    fitted = fit_rig(raw, width, height, notes)
+                    for sentence in notes:
+                        note(sentence)
+                    rectification = fitted.rectify(None if stored else alpha, fov=rig.fov)
                     for name in ("left", "right"):
                         (out / name).mkdir(parents=True, exist_ok=True)
                     write_calibration(rectification.calibration, out / NAMES[format], _format(format))

@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from stereopsis.cli.console import note, progress_bar, show_json, warn
 from stereopsis.cli.matching import DEFAULT_MODEL, check_max_disparity, check_suffix, load_matcher
-from stereopsis.cli.rigs import calibration_for, rectified
+from stereopsis.cli.rigs import RIG, Rig, rectified
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +37,7 @@ def view(
     no_browser: bool = False,
     out: Path | None = None,
     json: bool = False,
+    rig: Rig = RIG,
 ) -> None:
     """Look at results in a browser: pictures, values, errors, points to turn, and a slider over a sequence.
 
@@ -58,6 +59,7 @@ def view(
         no_browser: Do not open the page in a browser.
         out: Write the page as one file (.html) with all frames in it, and serve nothing.
         json: Print JSON instead of text.
+        rig: How the calibration is read.
     """
     from stereopsis.apps.viewer import Extras, open_source
     from stereopsis.apps.viewer.pages import FrameCache, write_page
@@ -82,8 +84,8 @@ def view(
             calibration=calibration,
             max_disparity=max_disparity,
             check=check,
-            rectify=lambda first, second, file: rectified(first, second, file, None, "auto"),
-            rig=calibration_for,
+            rectify=lambda first, second, file: rectified(first, second, rig.file(file), "auto"),
+            rig=lambda file, width, height: rig.file(file).calibration(width, height),
         ),
     )
     frames = FrameCache(source)

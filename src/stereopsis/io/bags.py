@@ -15,11 +15,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from stereopsis.io.compressed_depth import decode_rvl, is_rvl, metres_of_codes
 from stereopsis.io.images import decode_image
 from stereopsis.io.stamps import TOLERANCE, Pairing
 
 BAG_SUFFIXES = (".bag", ".mcap", ".db3")
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
 # A part of a topic's name that says which view it is.
 TOKENS = (
     ("left", "right"), ("infra1", "infra2"), ("cam0", "cam1"), ("cam_0", "cam_1"), ("camera0", "camera1"),
@@ -84,12 +86,13 @@ class BagImage:
             ValueError: no depth of a known kind, or too few bytes.
         """
         encoding = self.encoding.partition(";")[0].strip()
-        if encoding not in DEPTH_UNITS or (self.shape is None and encoding == "32FC1"):
-            raise ValueError(
-                f"{self.where} is {self.encoding!r}; depth must be 16UC1, or 32FC1 that is not compressed."
-            )
+        if encoding not in DEPTH_UNITS:
+            raise ValueError(f"{self.where} is {self.encoding!r}; depth must be 16UC1 or 32FC1, so convert it.")
+        array: np.ndarray
         if self.shape is None:
-            array = np.round(self._decoded() * 65535)
+            array = self._codes()
+            if encoding == "32FC1":
+                array = metres_of_codes(array, self.content[:DEPTH_HEADER], self.where)
         elif encoding == "32FC1":
             array = self._rows(np.dtype(np.float32), 1)[..., 0]
         else:
@@ -98,7 +101,23 @@ class BagImage:
         valid = np.isfinite(values) & (values > 0)
         return torch.from_numpy(np.where(valid, values, np.float32(0)))[None], torch.from_numpy(valid)[None]
 
+    def _codes(self) -> np.ndarray:
+        """The 16-bit codes of compressed depth."""
+        if is_rvl(self.encoding):
+            return decode_rvl(self.content, self.where)
+        if "compressedDepth" not in self.encoding and self.encoding.startswith("32FC1"):
+            raise ValueError(f"{self.where} is {self.encoding!r}; depth as 32FC1 must be raw or compressedDepth.")
+        codes = self._decoded()
+        if codes.ndim != 2:
+            raise ValueError(
+                f"{self.where} is a picture in colour; compressed depth must be a 16-bit PNG of one channel."
+            )
+        return np.round(codes * 65535).astype(np.uint16)
+
     def _decoded(self) -> np.ndarray:
+        if is_rvl(self.encoding):
+            codes = decode_rvl(self.content, self.where)
+            return codes.astype(np.float32) / np.float32(65535)
         content = self.content[DEPTH_HEADER:] if "compressedDepth" in self.encoding else self.content
         return decode_image(content, self.where)
 
@@ -217,6 +236,57 @@ class BagPair:
             side = self.topics.index(connection.topic)
             time = _stamp(data, reader.is2) or recorded
             yield side, time, _image(reader, connection, data, f"{self.path}: {connection.topic} at {time} ns")
+
+
+def camera_infos(path: str | Path, topics: tuple[str, str] | None = None) -> tuple[Any, Any]:
+    """The first ``sensor_msgs/CameraInfo`` of the left and the right camera of a bag.
+
+    Args:
+        path: as of :class:`BagPair`.
+        topics: of the two messages, or of the images that they belong to; found by their names if not given.
+
+    Returns:
+        Two messages, whose matrices are ``K D R P`` in ROS 1 and ``k d r p`` in ROS 2.
+
+    Raises:
+        ModuleNotFoundError, FileNotFoundError: as of :class:`BagPair`.
+        ValueError: no bag, or no messages of two cameras.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; name an existing bag.")
+    with _opened(path) as reader:
+        connections = [connection for connection in reader.connections if connection.msgtype == CAMERA_INFO]
+        counts = {connection.topic: connection.msgcount for connection in connections}
+        if topics is not None:
+            # camera_info stands beside the image topic, in the namespace of its camera
+            names = [topic if topic in counts else f"{topic.rpartition('/')[0]}/camera_info" for topic in topics]
+            topics = (names[0], names[1])
+        pair = topics if topics is not None and set(topics) <= counts.keys() else _info_topics(counts, path)
+        found: dict[str, Any] = {}
+        for connection, _, data in reader.messages([c for c in connections if c.topic in pair]):
+            if connection.topic not in found:
+                try:
+                    found[connection.topic] = reader.deserialize(data, connection.msgtype)
+                except Exception as error:
+                    raise ValueError(
+                        f"{path}: {connection.topic} cannot be read ({type(error).__name__}); record it again."
+                    ) from None
+            if len(found) == 2:
+                break
+    missing = [topic for topic in pair if topic not in found]
+    if missing:
+        raise ValueError(f"{path} has no message of {' and '.join(missing)}; name a calibration file.")
+    return found[pair[0]], found[pair[1]]
+
+
+def _info_topics(counts: dict[str, int], path: Path) -> tuple[str, str]:
+    pairs = _views(counts)
+    if len(pairs) == 1:
+        return pairs[0]
+    names = ", ".join(sorted(counts)) or "none"
+    state = "camera_info of more than one pair of cameras" if pairs else "no camera_info of a left and a right camera"
+    raise ValueError(f"{path} has {state} ({names}); name a calibration file.")
 
 
 def _image(reader: Any, connection: Any, data: bytes, where: str) -> BagImage:

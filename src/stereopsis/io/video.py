@@ -18,6 +18,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from stereopsis.io.protect import check_target
+from stereopsis.ops.images import check_sizes
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 # What a video is written as: the suffix chooses the codec, and every OpenCV has both.

@@ -51,6 +51,20 @@ Check = Annotated[
     Form(ge=0, description="Match the right view too, and mark as invalid what differs by more than this many pixels."),
 ]
 Fill = Annotated[bool, Form(description="Fill holes from the neighbours in the row.")]
+Unit = Annotated[
+    str | None,
+    Form(description="Unit of the calibration's baseline: m, cm, mm, in, or metres; the format's own if left out."),
+]
+KittiPair = Annotated[
+    Literal["colour", "grey"] | None, Form(description="Pair of a KITTI file; chosen by the views if left out.")
+]
+Lens = Annotated[
+    Literal["pinhole", "fisheye"] | None, Form(description="Lens of raw cameras; the file's own if left out.")
+]
+Fov = Annotated[
+    float | None,
+    Form(gt=0, lt=180, description="Horizontal field of view that raw views are rectified to, in degrees."),
+]
 Matcher = Annotated[str, Form(description="A matcher, see `/models`.")]
 
 
@@ -141,6 +155,10 @@ def create_app(limits: Limits | None = None, device: str = "cpu", preload: tuple
         calibration: UploadFile,
         calibration_right: UploadFile | None = None,
         rectify: Annotated[Literal["auto", "yes", "no"], Form(description="Whether the views are raw.")] = "auto",
+        unit: Unit = None,
+        cameras: KittiPair = None,
+        lens: Lens = None,
+        fov: Fov = None,
         model: Matcher = MATCHER,
         max_disparity: MaxDisparity = None,
         check: Check = None,
@@ -151,7 +169,8 @@ def create_app(limits: Limits | None = None, device: str = "cpu", preload: tuple
         views = await picture(left, "left"), await picture(right, "right")
         rig = await text(calibration, "calibration")
         second = None if calibration_right is None else await text(calibration_right, "calibration_right")
-        given = rig, second, rectify, model, max_disparity, check, fill, format
+        reading = {"unit": unit, "cameras": cameras, "lens": lens, "fov": fov}
+        given = rig, second, rectify, reading, model, max_disparity, check, fill, format
         return await run("/depth", worker.depth, *views, *given)
 
     @app.post("/upsample", **post)
@@ -171,6 +190,8 @@ def create_app(limits: Limits | None = None, device: str = "cpu", preload: tuple
         left: UploadFile,
         right: UploadFile | None = None,
         calibration: UploadFile | None = None,
+        unit: Unit = None,
+        cameras: KittiPair = None,
         model: Annotated[str, Form(description="A codec, see `/models`.")] = CODEC,
         quality: Annotated[float, Form(ge=1, le=QUALITIES, description="1 (small) to 8 (good).")] = 4.0,
         target_bpp: Annotated[float | None, Form(gt=0, description="Bits a pixel, in place of a quality.")] = None,
@@ -179,7 +200,8 @@ def create_app(limits: Limits | None = None, device: str = "cpu", preload: tuple
         first = await picture(left, "left")
         second = None if right is None else await picture(right, "right")
         rig = None if calibration is None else await text(calibration, "calibration")
-        return await run("/compress", worker.compress, first, second, rig, model, quality, target_bpp)
+        reading = {"unit": unit, "cameras": cameras}
+        return await run("/compress", worker.compress, first, second, rig, reading, model, quality, target_bpp)
 
     @app.post("/decompress", **post)
     async def decompress(

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from stereopsis.apps.server.limits import Limits, TooLarge, check_record
 from stereopsis.apps.server.metrics import Metrics
-from stereopsis.calibration import write_calibration
-from stereopsis.calibration.rectification import rectify_with
+from stereopsis.calibration import read_calibration, write_calibration
+from stereopsis.calibration.rectification import CameraFile, rectify_with
 from stereopsis.compression.bitstream import Reader, pack, pack_header
 from stereopsis.compression.codec import PairCodec, SideView, calibration_of
 from stereopsis.geometry import disparity_to_depth, unproject
@@ -31,7 +31,7 @@ from stereopsis.io import read_depth, read_image, write_depth, write_disparity, 
 from stereopsis.ops.images import check_views
 from stereopsis.ops.memory import keep_large_blocks
 from stereopsis.pipeline.sequence import SequenceMatcher
-from stereopsis.types import Depth, StereoCalibration, StereoPair
+from stereopsis.types import Depth, StereoPair
 from stereopsis.upsampling.upsample import upsample
 from stereopsis.visualization import colorize
 from stereopsis.visualization.points import depth_picture
@@ -181,6 +181,7 @@ class Worker:
         calibration: Upload,
         calibration_right: Upload | None,
         rectify: Literal["auto", "yes", "no"],
+        reading: dict[str, Any],
         model: str,
         max_disparity: int | None,
         check: float | None,
@@ -191,7 +192,8 @@ class Worker:
         matcher = self.model(model, "matching")
         views = _views(folder, left, right)
         second = None if calibration_right is None else calibration_right.written(folder)
-        pair = rectify_with(*views, calibration.written(folder), second, rectify)
+        file = CameraFile(calibration.written(folder), second, **reading)
+        pair = rectify_with(views[0], views[1], file, rectify=rectify)
         limit = max_disparity if max_disparity is not None else pair.calibration.ndisp
         found = SequenceMatcher(matcher, max_disparity=limit, check=check, fill=fill)(pair.left, pair.right)
         valid = found.disparity.valid if pair.valid is None else found.disparity.valid & pair.valid
@@ -203,6 +205,8 @@ class Worker:
         summary = {
             "model": model,
             "rectified_here": pair.rectification is not None,
+            "focal_length": pair.calibration.fx,
+            "baseline": pair.calibration.baseline,
             "notes": list(pair.notes),
             **_summary("depth", depth.depth, depth.valid, found.seconds),
         }
@@ -235,13 +239,14 @@ class Worker:
         left: Upload,
         right: Upload | None,
         calibration: Upload | None,
+        reading: dict[str, Any],
         model: str,
         quality: float,
         target_bpp: float | None,
     ) -> Result:
         """A pair or an image as a ``.stz`` file; errors as of :meth:`run`."""
         codec = self.codec(model)
-        rig = None if calibration is None else _rectified_rig(calibration.written(folder))
+        rig = None if calibration is None else read_calibration(calibration.written(folder), **reading)
         if right is None and rig is not None:
             raise ValueError("calibration is that of a pair, and there is one image; send right too, or leave it out.")
         if right is None:
@@ -318,12 +323,6 @@ def _views(folder: Path, left: Upload, right: Upload) -> tuple[Tensor, Tensor]:
     views = tuple(read_image(upload.written(folder))[None] for upload in (left, right))
     check_views(views[0], views[1])
     return views[0], views[1]
-
-
-def _rectified_rig(path: Path) -> StereoCalibration:
-    from stereopsis.calibration import read_calibration
-
-    return read_calibration(path)
 
 
 def _depth_file(folder: Path, depth: Depth, format: str, summary: dict[str, Any]) -> Result:

@@ -13,8 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from stereopsis.apps.viewer.frames import Frame, points_of
-from stereopsis.calibration import read_calibration
-from stereopsis.calibration.rectification import RectifiedPair, read_cameras, rectify_pair
+from stereopsis.calibration.rectification import CameraFile, RectifiedPair, rectify_with
 from stereopsis.compression.bitstream import Reader
 from stereopsis.compression.codec import PairCodec, calibration_of
 from stereopsis.geometry import disparity_to_depth
@@ -48,11 +47,11 @@ CodecOf = Callable[[str], PairCodec]
 
 
 def _rectified(left: Tensor, right: Tensor, file: Path) -> RectifiedPair:
-    return rectify_pair(left, right, read_cameras(file))
+    return rectify_with(left, right, CameraFile(file))
 
 
 def _rig(file: Path, width: int, height: int) -> StereoCalibration:
-    return read_calibration(file)
+    return CameraFile(file).calibration(width, height)
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,8 @@ def kitti2015(root: str | Path, split: str = "train") -> StereoDataset:
     )
     truth = ("disp_occ_0/{frame}_10.png", "disp_noc_0/{frame}_10.png")
     train = replace(test, folder="training", disparity=truth, noc=truth[1:], foreground="obj_map/{frame}_10.png")
-    return find_stereo("kitti2015", root, split, {"train": [train], "test": [test]}, Coding(noc=None))
+    coding = Coding(noc=None, calibration=partial(read_calibration, cameras="colour"))
+    return find_stereo("kitti2015", root, split, {"train": [train], "test": [test]}, coding)
 
 
 def middlebury2001(root: str | Path, split: str = "train") -> StereoDataset:
