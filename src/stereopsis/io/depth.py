@@ -128,8 +128,8 @@ def write_depth(
         beyond = codes > LARGEST_CODE
         if beyond.any():
             message = (
-                f"{int(beyond.sum())} of {int(mask.sum())} valid pixels lie beyond {LARGEST_CODE * unit:g} m, the limit "
-                f"of a 16-bit PNG in units of {unit:g} m (the farthest at {array.max():g} m)"
+                f"{int(beyond.sum())} of {int(mask.sum())} valid pixels lie beyond {LARGEST_CODE * unit:g} m, the "
+                f"limit of a 16-bit PNG in units of {unit:g} m (the farthest at {array.max():g} m)"
             )
             if overflow == "refuse":
                 raise ValueError(f"{message}; write .npy, pass a larger unit, or overflow='drop' to leave them out.")
