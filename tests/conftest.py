@@ -19,3 +19,9 @@ def shared_data() -> Callable[[str], Path]:
         return path
 
     return locate
+
+
+@pytest.fixture(autouse=True)
+def _no_photo_bank(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests see no photo bank of the machine they run on."""
+    monkeypatch.setenv("STEREOPSIS_PHOTOS", str(tmp_path_factory.getbasetemp() / "no-photo-bank"))

@@ -71,6 +71,7 @@ def _dispatch(words: list[str]) -> int | None:
         info,
         match,
         models,
+        photos,
         pipeline,
         rectify,
         restore,
@@ -110,6 +111,7 @@ def _dispatch(words: list[str]) -> int | None:
     app.command(name="import")(guarded(import_.import_))
     app.command(guarded(train.train))
     app.command(guarded(scenes.scenes))
+    app.command(guarded(photos.photos))
     # Flags without a "no-" twin, LEFT and RIGHT instead of types, and no literal None in the help.
     config = (conf.FlagCreatePairsOff, conf.PositionalMetavarFromFieldName, conf.DisallowNone)
     return app.cli(prog="stereopsis", description=DESCRIPTION, args=words, config=config)

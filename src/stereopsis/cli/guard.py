@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 OUTPUTS = ("out", "preview", "report")
-MORE_OUTPUTS = {"match": ("confidence",)}  # which is an input of other commands
+MORE_OUTPUTS = {"match": ("confidence",), "photos": ("sheet",)}  # "confidence" is an input of other commands
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:

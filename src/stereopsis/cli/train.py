@@ -62,6 +62,8 @@ def train(
         json: Print JSON instead of text.
     """
     _set_up_threads(threads)
+    if pairs is None and minutes != 0:
+        _name_missing_bank()
     if queue is not None:
         _work(queue, out, recipe, minutes, nice, parallel, device, json)
         return
@@ -135,6 +137,13 @@ def train(
         return
     accuracy = f", EPE {means['epe']:.2f} px over the last ones" if "epe" in means else ""
     print(f"{weights}  {plan.steps} steps{accuracy}")
+
+
+def _name_missing_bank() -> None:
+    from stereopsis.data.photos import photo_folder, read_photos
+
+    if not read_photos():
+        note(f"{photo_folder()} holds no photo bank; training uses the installed photographs (see stereopsis photos).")
 
 
 def _set_up_threads(threads: int | None) -> None:

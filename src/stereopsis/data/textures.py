@@ -13,6 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from stereopsis.data.photos import Photo, read_photos
+
 SIZE = 512  # texels along the finest level's side
 LEVELS = 5
 
@@ -58,11 +60,11 @@ def installed_photos() -> list[Path]:
 
 
 def make_bank(seed: int = 0, photo_crops: int = 8, drawn: int = 96) -> TextureBank:
-    """Crops of every installed photo at several scales, and drawn textures.
+    """Crops of every installed photo at several scales, drawn textures, and crops of the photo bank.
 
     Args:
         seed: of crops and drawings.
-        photo_crops: textures a photo.
+        photo_crops: textures a photo; a photo of the bank gives one per megapixel, at least two, at most this number.
         drawn: textures without a photo.
     """
     rng = np.random.default_rng(seed)
@@ -70,7 +72,12 @@ def make_bank(seed: int = 0, photo_crops: int = 8, drawn: int = 96) -> TextureBa
     textures = [_photo_crop(path, rng) for path in photos for _ in range(photo_crops)]
     generator = torch.Generator().manual_seed(seed)
     textures += [_draw(generator) for _ in range(drawn)]
-    return TextureBank(torch.stack([_pack(texture) for texture in textures]), tuple(path.name for path in photos))
+    gathered = read_photos(split="train") if photo_crops else []
+    for photo in gathered:
+        count = min(max(round(photo.megapixels), 2), photo_crops)
+        textures += [_part(photo, rng) for _ in range(count)]
+    names = [path.name for path in photos] + [Path(photo.source.path).name for photo in gathered]
+    return TextureBank(torch.stack([_pack(texture) for texture in textures]), tuple(names))
 
 
 def _photo_crop(path: Path, rng: np.random.Generator) -> Tensor:
@@ -85,6 +92,16 @@ def _photo_crop(path: Path, rng: np.random.Generator) -> Tensor:
         x = int(rng.integers(0, image.width - SIZE + 1))
         y = int(rng.integers(0, image.height - SIZE + 1))
         pixels = np.asarray(image.crop((x, y, x + SIZE, y + SIZE)), np.float32) / 255
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def _part(photo: Photo, rng: np.random.Generator) -> Tensor:
+    """A square of a photo of the bank, from its whole height or width down to SIZE pixels."""
+    whole = min(photo.width, photo.height)
+    side = round(whole * (min(SIZE / whole, 1.0) ** float(rng.uniform())))
+    x, y = (int(rng.integers(0, length - side + 1)) for length in (photo.width, photo.height))
+    square = Image.fromarray(np.ascontiguousarray(photo.pixels()[y : y + side, x : x + side]))
+    pixels = np.asarray(square.resize((SIZE, SIZE), Image.Resampling.LANCZOS), np.float32) / 255
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 

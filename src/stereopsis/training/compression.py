@@ -20,6 +20,7 @@ from stereopsis.compression.ffca import FFCA, ffca_loss
 from stereopsis.compression.losses import RateDistortion, lambda_of, rate_distortion_loss
 from stereopsis.compression.single import HyperpriorCodec, Reconstruction
 from stereopsis.data.augment import augment
+from stereopsis.data.photos import Photo, read_photos
 from stereopsis.data.textures import TextureBank, installed_photos, make_bank
 from stereopsis.training.features import FeatureDifference
 from stereopsis.training.recipes import CodecLossConfig, Phase, Recipe
@@ -191,17 +192,37 @@ def seen_from_right(
 
 
 class Photos:
-    """Crops of the installed photos, at several scales; false where none are installed.
+    """Crops of the installed photos and of the photo bank, at several scales; false if there are none.
+
+    With a bank, a photo is drawn in proportion to the square root of its area. The bank's photos stay on disk, mapped
+    into memory.
 
     Args:
         device: of the crops.
+        held_out: only the bank's photos for validation.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, held_out: bool = False) -> None:
         self.device = device
-        self.images = [
+        gathered = read_photos(split="validation" if held_out else "train")
+        self.images = [] if held_out else self._installed()
+        self.images += [self._mapped(photo) for photo in gathered]
+        areas = torch.tensor([image[0].numel() for image in self.images], dtype=torch.float64)
+        self._shares = areas.sqrt().cumsum(0) / areas.sqrt().sum() if gathered else None
+
+    @staticmethod
+    def _installed() -> list[Tensor]:
+        return [
             torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1) for path in installed_photos()
         ]
+
+    @staticmethod
+    def _mapped(photo: Photo) -> Tensor:
+        return torch.from_numpy(photo.pixels()).permute(2, 0, 1)
+
+    def held_out(self) -> Photos:
+        """Return the bank's photos for validation, or these photos if there are none."""
+        return Photos(self.device, held_out=True) or self
 
     def __len__(self) -> int:
         return len(self.images)
@@ -209,7 +230,8 @@ class Photos:
     def crop(self, size: tuple[int, int], generator: torch.Generator) -> Float[Tensor, "3 h w"]:
         """One of them, in [0, 1]."""
         which, zoom, *place = torch.rand(4, generator=generator, dtype=torch.float32).tolist()
-        photo = self.images[int(which * len(self))]
+        number = int(which * len(self)) if self._shares is None else int((self._shares <= which).sum())
+        photo = self.images[min(number, len(self) - 1)]
         scale = SMALLEST * (LARGEST / SMALLEST) ** zoom
         height, width = (min(round(side / scale), whole) for side, whole in zip(size, photo.shape[1:], strict=True))
         y, x = (

@@ -12,6 +12,7 @@ import torch
 
 from stereopsis.compression.codec import PairCodec
 from stereopsis.compression.integer import whole_state
+from stereopsis.data.photos import credit, read_photos
 from stereopsis.data.textures import installed_photos
 from stereopsis.zoo.registry import get_entry
 from stereopsis.zoo.weights import ModelCard, read_weights, save_weights
@@ -45,6 +46,8 @@ def publish(
     entry = get_entry(recipe["model"])
     steps = sum(phase["steps"] for phase in recipe["phases"])
     photos = ", ".join(photo.name for photo in installed_photos())
+    if gathered := read_photos(split="train"):
+        photos = f"{photos}; and {credit(gathered)}"
     card = ModelCard(
         architecture=entry.architecture,
         config=entry.config_dict(),

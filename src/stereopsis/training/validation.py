@@ -129,6 +129,8 @@ class HeldOut:
         device = next(model.parameters()).device
         if self._stream is None:
             self._stream = self._methods.make_stream(_moved(self.recipe), (self.bank or make_bank()).to(device))
+            if (photos := getattr(self._stream, "photos", None)) is not None:  # of a codec
+                self._stream.photos = photos.held_out()
         objective = self._methods.make_objective(model, self.recipe)
         objective.eval()
         sums: dict[str, float] = {}

@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from stereopsis.data import textures
+from stereopsis.data.photos import read_photos
 from stereopsis.data.textures import TextureBank, installed_photos, make_bank
 from stereopsis.io.atomic import atomic_write, atomic_write_text
 from stereopsis.ops.memory import keep_large_blocks
@@ -147,6 +148,7 @@ class Worker:
 def _bank(folder: Path) -> TextureBank:
     """The textures of all runs, kept in the queue's folder, because drawing them takes longer than many a step."""
     made_from = [(str(path), path.stat().st_size) for path in installed_photos()]
+    made_from += [(photo.source.sha256, photo.width) for photo in read_photos(split="train")]
     key = hashlib.sha256((str(made_from) + Path(textures.__file__).read_text()).encode()).hexdigest()
     file = folder / "textures.pt"
     with suppress(OSError, RuntimeError, KeyError, pickle.UnpicklingError):
