@@ -1,9 +1,13 @@
 """ROS 1 and ROS 2 bags: topics, encodings, times and damage."""
 
+import struct
+from io import BytesIO
+
 import numpy as np
 import pytest
 import torch
 from bags import PERIOD, START, write_bag
+from PIL import Image
 from views import shifted_pair
 
 from stereopsis.io import BagPair, is_bag
@@ -141,3 +145,101 @@ def test_damage(tmp_path):
         open_frames(path, path)
     with pytest.raises(ValueError, match="--topics is for bags"):
         open_frames(tmp_path, topics=("/a", "/b"))
+
+
+# --- compressed depth ---
+
+
+def _rvl(values):
+    """Wilson's run-length code of 16-bit depth, written from the paper: a test's own encoder."""
+    nibbles = []
+
+    def number(value):
+        while True:
+            group, value = value & 7, value >> 3
+            nibbles.append(group | (8 if value else 0))
+            if not value:
+                return
+
+    flat, at, last = values.ravel().astype(int), 0, 0
+    while at < flat.size:
+        start = at
+        while at < flat.size and flat[at] == 0:
+            at += 1
+        number(at - start)
+        start = at
+        while at < flat.size and flat[at] != 0:
+            at += 1
+        number(at - start)
+        for value in flat[start:at]:
+            step = value - last
+            number((step << 1) ^ (step >> 63))
+            last = value
+    nibbles += [0] * (-len(nibbles) % 8)
+    words = np.array(nibbles, np.uint32).reshape(-1, 8) << np.arange(28, -1, -4, dtype=np.uint32)
+    return words.sum(1, dtype=np.uint32).astype("<u4").tobytes()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 9), (48, 64)])
+@pytest.mark.parametrize("holes", [0.0, 0.4, 1.0])
+def test_rvl(shape, holes):
+    rng = np.random.default_rng(3)
+    values = np.cumsum(rng.integers(-300, 300, shape[0] * shape[1])).reshape(shape) % 65535 + 1
+    values = np.where(rng.random(shape) < holes, 0, values).astype(np.uint16)
+    content = struct.pack("<iffii", 0, 0.0, 0.0, shape[1], shape[0]) + _rvl(values)
+    image = BagImage("/depth", "16UC1; compressedDepth rvl", content, None)
+    depth, valid = image.depth()
+    np.testing.assert_allclose(depth[0].numpy(), values / 1000, rtol=1e-6)
+    np.testing.assert_array_equal(valid[0].numpy(), values > 0)
+
+
+def test_damaged_rvl():
+    values = np.arange(1, 101, dtype=np.uint16).reshape(10, 10)
+    whole = struct.pack("<iffii", 0, 0.0, 0.0, 10, 10) + _rvl(values)
+    for content, words in (
+        (whole[:15], "ends within its header"),
+        (whole[:24], "does not decode as RVL|of 100 pixels"),
+        (struct.pack("<iffii", 0, 0.0, 0.0, -1, 10) + whole[20:], "-1x10 pixels"),
+        (struct.pack("<iffii", 0, 0.0, 0.0, 2**20, 2**20) + whole[20:], "pixels of RVL"),
+        (whole[:20] + bytes(400), "does not decode as RVL"),
+        (whole[:20] + b"\xff" * 400, "of 100 pixels|does not decode"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            BagImage("/depth", "16UC1; compressedDepth rvl", content, None).depth()
+
+
+@pytest.mark.parametrize("codec", ["png", "rvl"])
+def test_inverse_depth(codec):
+    codes = np.array([[0, 1, 300], [500, 1000, 65535]], np.uint16)
+    a, b = 1000.0, -10.0
+    header = struct.pack("<iff", 0, a, b)
+    if codec == "png":
+        file = BytesIO()
+        Image.fromarray(codes).save(file, format="PNG")
+        content = header + file.getvalue()
+    else:
+        content = header + struct.pack("<ii", 3, 2) + _rvl(codes)
+    depth, valid = BagImage("/depth", f"32FC1; compressedDepth {codec}", content, None).depth()
+    np.testing.assert_array_equal(valid[0].numpy(), codes > 0)
+    np.testing.assert_allclose(depth[0].numpy()[codes > 0], a / (codes[codes > 0] - b), rtol=1e-5)
+    with pytest.raises(ValueError, match="A must be above 0"):
+        BagImage(
+            "/depth", f"32FC1; compressedDepth {codec}", struct.pack("<iff", 0, -1.0, b) + content[12:], None
+        ).depth()
+
+
+@pytest.mark.parametrize("name", ["png", "rvl"])
+def test_case_compressed_depth(shared_data, name):
+    folder = shared_data("cases/bag-compressed-depth")
+    ((_, _, message),) = BagPair(folder / f"{name}.bag", kind="depth")
+    np.testing.assert_allclose(message.depth()[0][0].numpy() * 1000, np.load(folder / "depth_true_mm.npy"), atol=1e-3)
+
+
+def test_case_inverse_depth(shared_data):
+    folder = shared_data("cases/bag-compressed-depth-32f")
+    ((_, _, message),) = BagPair(folder / "inverse_depth.bag", kind="depth")
+    depth, valid = message.depth()
+    true = np.load(folder / "depth_true.npy")
+    np.testing.assert_array_equal(valid[0].numpy(), true > 0)
+    # A code is a step of inverse depth: Z^2 / 1000 metres.
+    assert np.abs(depth[0].numpy() - true)[true > 0].max() < 3.0**2 / 1000

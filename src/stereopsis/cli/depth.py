@@ -76,8 +76,8 @@ def depth(
     Args:
         left: Left view, or a folder, quoted glob or video of them; alone, a folder of pairs, a side-by-side video or a
             ROS bag.
-        calibration: File of the rig, or folder that holds it: Middlebury, KITTI, OpenCV or ROS YAML, K.txt, EuRoC
-            sensor.yaml, or of `stereopsis calibrate`.
+        calibration: File of the rig, folder that holds it, or ROS bag: OpenCV, ROS, Kalibr, KITTI, Middlebury, ZED, OAK
+            and others (docs/formats.md), or of `stereopsis calibrate`.
         out: Folder for the results.
         right: Right view, or a folder, quoted glob or video of them.
         calibration_right: Second file of a calibration in two files, where its name does not tell.

@@ -41,7 +41,7 @@ def rectify(
 
     Args:
         left: Left view, or a folder, quoted glob or video of them; alone, a folder of pairs or a side-by-side video.
-        calibration: File of the raw rig, or folder that holds it: OpenCV, ROS, EuRoC, or of `stereopsis calibrate`.
+        calibration: File of the raw rig, folder that holds it, or ROS bag, in any form (docs/formats.md).
         out: Folder for the results.
         right: Right view, or a folder, quoted glob or video of them.
         calibration_right: Second file of a calibration in two files, where its name does not tell.
