@@ -140,14 +140,14 @@ def test_padding_does_not_move_the_image(config):
 
 def test_max_disparity_sets_the_candidates_of_the_first_stage():
     model = _network()
-    left, right = _pair(1, 3, 32, 64)
+    left, right = _pair(1, 3, 32, 192)
     seen = []
     handle = model.regularize[0].register_forward_pre_hook(lambda module, given: seen.append(given[0].shape[1]))
     with torch.inference_mode():
-        for asked in (None, 192, 64, 65, 1):
+        for asked in (None, 192, 64, 65, 1, 10**9):  # none lies beyond the view
             next(model.stages(left, right, asked))
     handle.remove()
-    assert seen == [12, 12, 4, 5, 1]
+    assert seen == [12, 12, 4, 5, 1, 12]
 
 
 @pytest.mark.parametrize("way", ["call", "stages", "budget"])

@@ -23,6 +23,7 @@ def serve(
     upload_seconds: float = 20.0,
     seconds: float = 120.0,
     models: int = 4,
+    cors: tuple[str, ...] = (),
     json: bool = False,
 ) -> None:
     """Match, depth, upsample, compress and decompress over HTTP, with limits; see docs/server.md.
@@ -39,6 +40,7 @@ def serve(
         upload_seconds: Seconds that the files of a request may take to arrive.
         seconds: Seconds that a request may wait, and then take.
         models: Models in memory at a time.
+        cors: Origins whose pages may send requests from a browser, e.g. http://localhost:3000.
         json: Print JSON instead of text.
     """
     import signal
@@ -66,7 +68,7 @@ def serve(
                 f"--host {host} --port {port} cannot be listened at ({error.strerror or error}); choose another port, "
                 "or 0 for any that is free."
             ) from None
-        app = create_app(limits, device, preload)
+        app = create_app(limits, device, preload, cors)
         listener.listen(1024)
         name = f"[{host}]" if ":" in host else host
         url = f"http://{name}:{listener.getsockname()[1]}"

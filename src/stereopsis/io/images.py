@@ -68,6 +68,25 @@ def decode_image(content: bytes, name: str | Path) -> Float[np.ndarray, "h w *c"
     return _upright(array, orientation)
 
 
+def image_array(image: Image.Image, name: str | Path) -> Float[np.ndarray, "h w *c"]:
+    """The pixels of an opened image: float32 (H, W) or (H, W, 3) in [0, 1], upright as EXIF says.
+
+    Args:
+        image: of Pillow, of any mode; alpha is dropped and a palette applied.
+        name: what errors call it.
+
+    Raises:
+        ValueError: a truncated image, or values that are not in [0, 1] or, of whole numbers, in [0, 65535].
+    """
+    try:
+        image.load()
+        return _upright(_to_float(image), image.getexif().get(EXIF_ORIENTATION, 1))
+    except _OutOfRange as error:
+        raise ValueError(f"{name} {error}") from None
+    except Exception as error:
+        raise ValueError(f"{name} cannot be read as an image ({reason(error)}); load it again.") from None
+
+
 def write_image(
     path: str | Path,
     image: Float[Tensor, "*one c h w"] | Shaped[np.ndarray, "h w *c"],

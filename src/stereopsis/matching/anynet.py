@@ -55,7 +55,7 @@ from stereopsis.matching.deadline import StageCosts, wait_for
 from stereopsis.ops.canvas import Canvas
 from stereopsis.ops.cost_volume import absolute_volume, residual_volume
 from stereopsis.ops.enlarge import enlarge, finished_map
-from stereopsis.ops.images import check_views
+from stereopsis.ops.images import check_views, search_width
 from stereopsis.ops.propagation import propagate
 from stereopsis.ops.soft_argmin import mass_near_mean, soft_argmin
 from stereopsis.ops.thin_conv import thin_conv
@@ -372,7 +372,7 @@ class AnyNet(nn.Module):
 
         Arguments and errors as in :meth:`forward`; errors are raised at the call.
         """
-        self._check(left, right, max_disparity, previous)
+        max_disparity = self._checked(left, right, max_disparity, previous)
         estimates = self.estimates(left, right, max_disparity, previous)
         return (self._finish(estimate, left.shape[-2:], stage) for stage, estimate in enumerate(estimates, start=1))
 
@@ -405,7 +405,7 @@ class AnyNet(nn.Module):
         """
         if budget is not None:
             return self._within(budget, left, right, max_disparity, previous)
-        self._check(left, right, max_disparity, previous)
+        max_disparity = self._checked(left, right, max_disparity, previous)
         *_, last = self.estimates(left, right, max_disparity, previous)
         return self._finish(last, left.shape[-2:], self.config.stages)
 
@@ -415,7 +415,7 @@ class AnyNet(nn.Module):
         start = self.clock()
         if not budget > 0:
             raise ValueError(f"budget is {budget} s; it must be above 0, for example 0.020 for 20 ms.")
-        self._check(left, right, max_disparity, previous)
+        max_disparity = self._checked(left, right, max_disparity, previous)
         key = (tuple(left.shape), max_disparity, previous is None, left.device, self.compute_dtype)
         finish = self.config.stages
         costs = self._costs.setdefault(key, StageCosts(finish + 1))
@@ -459,7 +459,8 @@ class AnyNet(nn.Module):
         return torch.autocast(image.device.type, self.compute_dtype, enabled=self.compute_dtype != torch.float32)
 
     @staticmethod
-    def _check(left: Tensor, right: Tensor, max_disparity: int | None, previous: Disparity | None) -> None:
+    def _checked(left: Tensor, right: Tensor, max_disparity: int | None, previous: Disparity | None) -> int | None:
+        """The largest disparity worth a search."""
         check_views(left, right)
         if left.shape[1] not in (1, 3):
             raise ValueError(f"the images have {left.shape[1]} channels; they must have 1 or 3.")
@@ -467,11 +468,10 @@ class AnyNet(nn.Module):
             raise ValueError(
                 f"the images are {left.shape[-1]}x{left.shape[-2]}; AnyNet needs at least {COARSEST}x{COARSEST} pixels."
             )
-        if max_disparity is not None and max_disparity < 1:
-            raise ValueError(f"max_disparity is {max_disparity}; it must be at least 1 pixel.")
         if previous is not None and previous.disparity.shape[-2:] != left.shape[-2:]:
             sizes = " and the views are ".join(f"{t.shape[-1]}x{t.shape[-2]}" for t in (previous.disparity, left))
             raise ValueError(f"the previous map is {sizes}; give the map of the same rig's last frame.")
+        return search_width(max_disparity, left.shape[-1])
 
 
 # The paper's network at the widths of its tables, and the semantics that the authors' weights have learnt.

@@ -44,7 +44,7 @@ from torch.nn import functional as F
 from stereopsis.matching import hitnet_bf16
 from stereopsis.ops import bf16_conv
 from stereopsis.ops.fused_conv import conv_leaky
-from stereopsis.ops.images import check_views
+from stereopsis.ops.images import check_views, search_width
 from stereopsis.ops.portable import portable
 from stereopsis.ops.tile_match import TILE, matching_cost, right_tile_padding, tile_match
 from stereopsis.ops.tile_plane import expand_plane, split_tiles
@@ -369,8 +369,7 @@ class HITNet(nn.Module):
             ValueError: for views of different size, a wrong number of channels or a max_disparity below 1.
         """
         check_views(left, right)
-        if max_disparity is not None and max_disparity < 1:
-            raise ValueError(f"max_disparity is {max_disparity}; it must be at least 1 pixel.")
+        max_disparity = search_width(max_disparity, left.shape[-1])
         left, right = self.as_input(left), self.as_input(right)
         if hitnet_bf16.usable(self, left, right):
             return hitnet_bf16.match(self, left, right, max_disparity or self.config.max_disparity)

@@ -72,6 +72,26 @@ def check_views(
         raise ValueError(f"{shapes}; the two views of a rectified pair must have the same batch and channels.")
 
 
+def search_width(max_disparity: int | None, width: int) -> int | None:
+    """The largest disparity worth a search: no pixel of a view has its match farther away than the view is wide.
+
+    Args:
+        max_disparity: in pixels, None for the matcher's own.
+        width: of the views in pixels.
+
+    Returns:
+        ``max_disparity``, or the width rounded up to a multiple of 64 where that is smaller; results are the same.
+
+    Raises:
+        ValueError: not a whole number of at least 1.
+    """
+    if max_disparity is None:
+        return None
+    if not isinstance(max_disparity, int) or isinstance(max_disparity, bool) or max_disparity < 1:
+        raise ValueError(f"max_disparity is {max_disparity}; it must be a whole number of at least 1 pixel.")
+    return min(max_disparity, width + -width % 64)
+
+
 def check_sizes(
     left: tuple[int, int], right: tuple[int, int], names: tuple[object, object] = ("left", "right")
 ) -> None:

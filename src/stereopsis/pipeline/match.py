@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,15 +18,17 @@ from stereopsis.geometry import hidden_from_right, left_right_check
 from stereopsis.geometry.holes import fill_from_background
 from stereopsis.io import read_image
 from stereopsis.io.bits import full_range
+from stereopsis.io.images import image_array
 from stereopsis.matching.anynet import AnyNet
 from stereopsis.matching.tiling import TiledMatcher, search_range
-from stereopsis.ops.images import check_views
+from stereopsis.ops.images import check_views, search_width
 from stereopsis.types import Depth, Disparity
 from stereopsis.upsampling.upsample import upsample
 from stereopsis.zoo.registry import load
 
-View = str | Path | np.ndarray | Tensor
+View = str | Path | np.ndarray | Tensor | Image.Image
 
+STEP = 16  # pixels by which a network's refinement may exceed the range of its search
 _FULL_SCALE = {torch.uint8: 255.0, torch.uint16: 65535.0}
 
 
@@ -47,9 +50,9 @@ def match(
     """Disparity of a rectified pair.
 
     Args:
-        left, right: image files, arrays ``(H, W)`` or ``(H, W, 1 or 3)``, or tensors ``(C, H, W)`` or ``(B, C, H, W)``;
-            RGB or one channel, uint8, uint16 or float in [0, 1]. Views that use 8 to 15 of 16 bits are stretched, with
-            a warning.
+        left, right: image files, images of Pillow, arrays ``(H, W)`` or ``(H, W, 1 or 3)``, or tensors ``(C, H, W)`` or
+            ``(B, C, H, W)``; RGB or one channel, uint8, uint16 or float in [0, 1]. Views that use 8 to 15 of 16 bits
+            are stretched, with a warning.
         model: a name of :func:`~stereopsis.zoo.list_models`, or a loaded model. Load it once for many pairs.
         weights: a safetensors file for a model given by name; official tags need one.
         max_disparity: largest disparity searched in pixels, the model's own if not given.
@@ -88,7 +91,11 @@ def match(
         raise ValueError(f"budget is {budget} s; it must be above 0, for example 0.020 for 20 ms.")
     if budget is not None and tile:
         raise ValueError(f"tile is {tile} px, but a budget is for views in one piece; leave one of them out.")
-    options: dict[str, Any] = {} if max_disparity is None else {"max_disparity": max_disparity}
+    asked = max_disparity
+    if asked is None and has_stages(network):  # whose own candidates beyond the view would count for the mean
+        asked = search_range(network)
+    searched = search_width(asked, views[0].shape[-1])
+    options: dict[str, Any] = {} if searched is None else {"max_disparity": searched}
     if budget is None:
         cut = tile is None and isinstance(network, TiledMatcher)
         network = network if cut else TiledMatcher(network, tile)
@@ -98,9 +105,25 @@ def match(
     placed = views[0].to(where), views[1].to(where)
     with torch.no_grad():
         if check is not None:
-            return match_both(network, *placed, check, fill=fill, previous=start, **options)
-        found = network(*placed, **options, **_previous(start))
+            found = match_both(network, *placed, check, fill=fill, previous=start, **options)
+            return _possible(found, max_disparity)
+        found = _possible(network(*placed, **options, **_previous(start)), max_disparity)
     return fill_from_background(found) if fill else found
+
+
+def _possible(found: Disparity, max_disparity: int | None) -> Disparity:
+    """Marks as not valid what is no disparity of these views: at least their width, or far above what was searched."""
+    width = found.disparity.shape[-1]
+    most = width - 1 if max_disparity is None else min(width - 1, max_disparity + STEP)
+    possible = found.disparity <= most
+    if bool(possible.all()):
+        return found
+    return replace(
+        found,
+        disparity=torch.where(possible, found.disparity, 0.0),
+        valid=found.valid & possible,
+        confidence=torch.where(possible, found.confidence, 0.0),
+    )
 
 
 def _previous(previous: Disparity | None) -> dict[str, Disparity]:
@@ -196,11 +219,24 @@ def has_stages(model: nn.Module) -> bool:
     return isinstance(model, AnyNet)
 
 
+def _native(array: np.ndarray, name: str) -> np.ndarray:
+    """An array of a data type that torch has."""
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"{name} holds {array.dtype}; give uint8, uint16, or float in [0, 1].")
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        return array.astype(np.float64)
+    # torch warns of memory that cannot be written to
+    return array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
+
+
 def as_images(view: View, name: str = "image") -> Tensor:
     """Any view as float32 ``(B, C, H, W)`` in [0, 1]; arguments and errors as in :func:`match`."""
     if isinstance(view, str | Path):
         return read_image(view)[None]
+    if isinstance(view, Image.Image):
+        view = image_array(view, name)
     if isinstance(view, np.ndarray):
+        view = _native(view, name)
         tensor = torch.from_numpy(np.ascontiguousarray(view))
         tensor = tensor[None] if tensor.ndim == 2 else tensor.movedim(-1, 0) if tensor.ndim == 3 else tensor
     else:

@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from stereopsis import __version__
 from stereopsis.apps.server.admission import Admission
@@ -28,6 +29,7 @@ MATCHER, UPSAMPLER, CODEC = "hitnet.scenes", "fdkn.any", "hyperprior.photos"
 PATHS = frozenset({"/match", "/depth", "/upsample", "/compress", "/decompress"})
 OTHER_PATHS = frozenset({"/", "/health", "/metrics", "/models", "/openapi.json"})
 MAX_CALIBRATION = 2**20  # bytes
+ORIGIN = re.compile(r"\*$|https?://[^/\s]+$")
 SUFFIX = re.compile(r"\.[a-z0-9]{1,5}$")
 TYPES = {
     ".png": "image/png",
@@ -88,16 +90,19 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(limits: Limits | None = None, device: str = "cpu", preload: tuple[str, ...] = ()) -> FastAPI:
+def create_app(
+    limits: Limits | None = None, device: str = "cpu", preload: tuple[str, ...] = (), cors: tuple[str, ...] = ()
+) -> FastAPI:
     """The application.
 
     Args:
         limits: what a request may cost.
         device: where models compute.
         preload: matchers to load before the first request.
+        cors: origins whose pages may send requests from a browser, for example ``http://localhost:3000``.
 
     Raises:
-        ValueError: a model to load cannot be.
+        ValueError: a model to load cannot be, or an origin that is none.
     """
     limits = limits or Limits()
     metrics = Metrics(PATHS | OTHER_PATHS)
@@ -119,7 +124,15 @@ def create_app(limits: Limits | None = None, device: str = "cpu", preload: tuple
         docs_url=None,
         redoc_url=None,
     )
+    for origin in cors:
+        if not ORIGIN.match(origin):
+            raise ValueError(f"the origin is {origin!r}; it must be like http://localhost:3000, or * for all.")
     app.add_middleware(Admission, paths=PATHS, limits=limits, metrics=metrics)
+    if cors:  # added last, so that refusals carry its headers too
+        exposed = ["Stereopsis-Summary", "Retry-After"]
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(cors), allow_methods=["GET", "POST"], expose_headers=exposed
+        )
 
     async def run(path: str, work: Callable[..., Result], *arguments: Any) -> Response:
         result = await worker.run(path, lambda folder: work(folder, *arguments))

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import io
+import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -20,7 +21,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from stereopsis.apps.server.limits import Limits, TooLarge, check_record
+from stereopsis.apps.server.limits import LARGEST_DISPARITY, Limits, TooLarge, check_record
 from stereopsis.apps.server.metrics import Metrics
 from stereopsis.calibration import read_calibration, write_calibration
 from stereopsis.calibration.rectification import CameraFile, rectify_with
@@ -107,7 +108,11 @@ class Worker:
             try:
                 with TemporaryDirectory(prefix="stereopsis-") as folder, torch.inference_mode():
                     try:
-                        return work(Path(folder))
+                        # one thread computes, so that no other one's warnings are caught
+                        with warnings.catch_warnings(record=True) as caught:
+                            warnings.simplefilter("always", UserWarning)
+                            result = work(Path(folder))
+                        return _with_warnings(result, caught, folder)
                     except (ValueError, OSError) as error:
                         if isinstance(error, OSError) and error.errno is not None:
                             raise  # the system's, as of a full disk
@@ -194,7 +199,7 @@ class Worker:
         second = None if calibration_right is None else calibration_right.written(folder)
         file = CameraFile(calibration.written(folder), second, **reading)
         pair = rectify_with(views[0], views[1], file, rectify=rectify)
-        limit = max_disparity if max_disparity is not None else pair.calibration.ndisp
+        limit = max_disparity if max_disparity is not None else _stated_range(pair.calibration, calibration.name)
         found = SequenceMatcher(matcher, max_disparity=limit, check=check, fill=fill)(pair.left, pair.right)
         valid = found.disparity.valid if pair.valid is None else found.disparity.valid & pair.valid
         depth = disparity_to_depth(found.disparity, pair.calibration, valid)
@@ -317,6 +322,24 @@ class Worker:
             for path in [*(folder / f"{name}.png" for name in views), *folder.glob("calib.txt")]:
                 archive.write(path, path.name)
         return Result(packed.getvalue(), ".zip", summary)
+
+
+def _with_warnings(result: T, caught: list[warnings.WarningMessage], folder: str) -> T:
+    """A result whose summary holds what the command line prints as warnings."""
+    said = [str(warning.message).replace(f"{folder}/", "") for warning in caught if warning.category is UserWarning]
+    if not said or not isinstance(result, Result):
+        return result
+    return replace(result, summary=result.summary | {"warnings": list(dict.fromkeys(said))})
+
+
+def _stated_range(calibration: StereoCalibration, name: str) -> int | None:
+    """The largest disparity that a calibration states, within the limit of a request's own."""
+    stated = calibration.ndisp
+    if stated is not None and stated > LARGEST_DISPARITY:
+        raise TooLarge(
+            f"{name} states ndisp={stated} and the limit is {LARGEST_DISPARITY}; send max_disparity, which counts more."
+        )
+    return stated
 
 
 def _views(folder: Path, left: Upload, right: Upload) -> tuple[Tensor, Tensor]:
