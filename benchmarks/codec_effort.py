@@ -2,7 +2,7 @@
 
 ``codec_effort.py --data MANIFEST [--every N] [--crop 512x256] [CODEC ...]`` codes the middle of the left view of every
 N-th KITTI and Middlebury pair at four qualities with each effort, and writes ``results/codec_effort.json``: for each
-effort the BD-rate against effort 0 (PSNR, mean over images) and the encoder's time for a megapixel, one thread. A codec
+effort the BD-rate against effort 0 (PSNR, mean over images) and the processor time of encoding a megapixel. A codec
 is a registered name or NAME=WEIGHTS.
 """
 
@@ -42,13 +42,13 @@ def middle(image: Float[Tensor, "3 h w"], size: tuple[int, int]) -> Float[Tensor
 
 
 def curve(codec: PairCodec, view: Tensor, effort: int) -> tuple[list[float], list[float], float]:
-    """Bits a pixel and PSNR in dB at each quality, and the encoder's seconds a megapixel."""
+    """Bits a pixel and PSNR in dB at each quality, and the processor seconds of encoding a megapixel."""
     rates, qualities, seconds = [], [], 0.0
     pixels = view[0, 0].numel()
     for quality in QUALITIES:
-        start = time.perf_counter()
+        start = time.process_time()
         content = codec.compress(view, quality, effort=effort)
-        seconds += time.perf_counter() - start
+        seconds += time.process_time() - start
         decoded = codec.decompress(content)
         assert isinstance(decoded, Tensor)
         rates.append(8 * len(content) / pixels)
