@@ -208,6 +208,27 @@ def test_unknown_and_broken_files_are_refused_in_one_sentence(tmp_path, files, w
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("form", RAW_FORMS, ids=lambda form: form.__name__)
+def test_damaged_files_raise_one_sentence(tmp_path, form):
+    """Characters that are lost, added or cut: nothing but ValueError, and no file of one form that reads as nonsense."""
+    rng = np.random.default_rng(7)
+    files = form(make_rig("radtan"))
+    for attempt in range(12):
+        for name, text in files.items():
+            letters = list(text)
+            for place in rng.integers(0, len(letters), int(rng.choice([1, 3, 10]))):
+                letters[place] = str(rng.choice(["", "x", "-", ":", "[", "]", "{", "9", "e", "\n", " ", "nan"]))
+            damaged = "".join(letters)[: int(rng.integers(1, len(letters))) if attempt % 3 == 0 else None]
+            (tmp_path / str(attempt) / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / str(attempt) / name).write_text(damaged)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                read_cameras(tmp_path / str(attempt) / next(iter(files)))
+        except ValueError as error:
+            assert "\n" not in str(error)
+
+
 @pytest.mark.parametrize("name", ["ds", "eucm", "ucm", "fov", "omni"])
 def test_lenses_that_are_not_supported_are_named(tmp_path, name):
     # The file holds raw cameras only, so there is nothing to fall back on.

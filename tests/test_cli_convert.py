@@ -109,3 +109,19 @@ def test_the_page_lists_every_form():
         assert f"| `{form.name}` |" in page, form.name
     assert len({form.name for form in FORMS}) == len(FORMS)
     assert len(RAW_FORMS) > 20
+
+
+def test_the_report_of_a_pipeline_holds_what_is_doubtful(tmp_path, capsys):
+    """A baseline of 4 m: on stderr, in the JSON, in report.json and on the page."""
+    text = opencv(make_rig("none"))["rig.yml"].replace("data: [ -0.1, 0.0, 0.0 ]", "data: [ -4.0, 0.0, 0.0 ]")
+    file = _put(tmp_path, {"rig.yml": text})
+    picture = np.random.default_rng(0).integers(0, 255, (480, 660, 3), np.uint8)
+    for name, view in (("l", picture[:, 20:]), ("r", picture[:, :640])):
+        Image.fromarray(view).save(tmp_path / f"{name}.png")
+    words = ["pipeline", str(tmp_path / "l.png"), str(tmp_path / "r.png"), "--calibration", str(file), "--model", "bm"]
+    assert main([*words, "--quality", "1", "--out", str(tmp_path / "out"), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert "4 m in metres" in printed.err
+    for report in (json.loads(printed.out), json.loads((tmp_path / "out/report.json").read_text())):
+        assert any("4 m in metres" in sentence for sentence in report["warnings"])
+    assert "4 m in metres" in (tmp_path / "out/report.html").read_text(encoding="utf-8")

@@ -443,7 +443,7 @@ def test_rectify_skips_what_cannot_be_read(raw_folder, tmp_path, capsys):
     assert "1 pairs in" in printed.out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"left", "right", "left.yaml", "right.yaml"}
     assert main([*words, "--out", str(tmp_path / "raw")]) == 2
-    assert "where the raw views are" in capsys.readouterr().err
+    assert "is an input and would replace it" in capsys.readouterr().err
     (tmp_path / "raw/right/2.0.png").write_text("no picture")
     assert main([*words, "--out", str(tmp_path / "none")]) == 2
     assert "No pair of 2 can be read" in capsys.readouterr().err

@@ -270,7 +270,7 @@ def test_the_command_stops_at_sigterm(pair):
     command = [sys.executable, "-m", "stereopsis", "view", str(pair), "--model", "bm", "--port", "0", "--no-browser"]
     running = subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        lines = [running.stdout.readline() for _ in range(4)]
+        lines = [running.stdout.readline() for _ in range(5)]
         told = json.loads("".join(lines))
         assert told["frames"] == 1
         with urllib.request.urlopen(told["url"] + "0/meta") as answer:
@@ -285,4 +285,9 @@ def test_the_command_stops_at_sigterm(pair):
 def test_one_file(pair, tmp_path, capsys):
     out = tmp_path / "new" / "page.html"
     assert main(["view", str(pair), "--model", "bm", "--out", str(out), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"out": str(out), "bytes": out.stat().st_size, "frames": 1}
+    assert json.loads(capsys.readouterr().out) == {
+        "out": str(out),
+        "bytes": out.stat().st_size,
+        "frames": 1,
+        "warnings": [],
+    }

@@ -152,7 +152,7 @@ def _ini(text: str, path: Path) -> dict[str, Any]:
     parser.optionxform = str.lower  # type: ignore[assignment, method-assign]
     try:
         parser.read_string(text)
-    except configparser.Error:
+    except Exception:  # beside its own errors the parser raises AttributeError on a line that continues nothing
         raise ValueError(f"{path} is not a valid file of sections and values; copy it again.") from None
     return {section: dict(parser[section]) for section in parser.sections()}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import Positional
 
 from stereopsis.cli.compress import DEFAULT_CODEC, DEFAULT_QUALITY
-from stereopsis.cli.console import show_json, warn
+from stereopsis.cli.console import show_json, warn, warnings_of_this_command
 from stereopsis.cli.matching import (
     DEFAULT_MODEL,
     DType,
@@ -145,6 +145,7 @@ def pipeline(
         "matcher": model,
         "matched_size": list(result.matched_size),
         "upsampler": upsample,
+        "warnings": list(warnings_of_this_command),
     }
     report = _write(result, facts, out, known)
     if json:

@@ -29,7 +29,8 @@ def pipeline_page(
 
     Args:
         result: of :func:`~stereopsis.evaluation.end_to_end.run_pipeline`.
-        facts: what ``report.json`` says beside its numbers: ``left``, ``right``, ``codec``, ``matcher``, ``upsampler``.
+        facts: what ``report.json`` says beside its numbers: ``left``, ``right``, ``codec``, ``matcher``, ``upsampler``
+            and, where there are any, ``warnings``.
         files: that lie beside the page, to be linked.
         truth: that the result was measured against.
     """
@@ -42,6 +43,7 @@ def pipeline_page(
         style=STYLE,
         title=escape(f"{facts['left']} and {facts['right']}"),
         lead=escape(f"{width} x {height} px, coded with {facts['codec']}, matched with {facts['matcher']}{upsampled}."),
+        warnings="".join(f"<p><strong>Warning:</strong> {escape(text)}</p>\n" for text in facts.get("warnings", ())),
         rate="".join(
             f"<dt>{name}</dt><dd>{value}</dd>"
             for name, value in (
@@ -155,7 +157,7 @@ PAGE = """<!doctype html>
 <body>
 <h1>$title</h1>
 <p class="lead">$lead</p>
-<h2>Compressed</h2>
+$warnings<h2>Compressed</h2>
 <dl>$rate</dl>
 $coded
 <h2>Matched</h2>
