@@ -210,9 +210,10 @@ def test_unknown_and_broken_files_are_refused_in_one_sentence(tmp_path, files, w
 
 @pytest.mark.parametrize("form", RAW_FORMS, ids=lambda form: form.__name__)
 def test_damaged_files_raise_one_sentence(tmp_path, form):
-    """Characters that are lost, added or cut: nothing but ValueError, and no file of one form that reads as nonsense."""
+    """Characters that are lost, added or cut: nothing but ValueError, in one line."""
     rng = np.random.default_rng(7)
     files = form(make_rig("radtan"))
+    told = []
     for attempt in range(12):
         for name, text in files.items():
             letters = list(text)
@@ -226,7 +227,9 @@ def test_damaged_files_raise_one_sentence(tmp_path, form):
                 warnings.simplefilter("ignore")
                 read_cameras(tmp_path / str(attempt) / next(iter(files)))
         except ValueError as error:
-            assert "\n" not in str(error)
+            told.append(str(error))
+    assert told
+    assert not any("\n" in sentence for sentence in told)
 
 
 @pytest.mark.parametrize("name", ["ds", "eucm", "ucm", "fov", "omni"])
