@@ -13,7 +13,7 @@ import torch
 from tiny import photo
 
 from stereopsis.compression.bitstream import Header, Reader, Record, Stream, pack, pack_header
-from stereopsis.compression.hyperprior import Hyperprior
+from stereopsis.compression.single import HyperpriorCodec
 from stereopsis.types import StereoPair
 
 
@@ -49,7 +49,7 @@ class Result:
         }
 
 
-def fuzz(codec: Hyperprior, count: int, generator: random.Random) -> Result:
+def fuzz(codec: HyperpriorCodec, count: int, generator: random.Random) -> Result:
     """Changes two files (a pair, a sequence) in this many ways and decodes what comes out."""
     pair = StereoPair(photo(37, 70), photo(37, 70, 1.0))
     header = codec.header(pair, {"note": "fuzz"})
@@ -84,7 +84,7 @@ def fuzz(codec: Hyperprior, count: int, generator: random.Random) -> Result:
     return result
 
 
-def _decoded(codec: Hyperprior, content: bytes) -> list[StereoPair]:
+def _decoded(codec: HyperpriorCodec, content: bytes) -> list[StereoPair]:
     reader = Reader(content)
     codec.check_header(reader.header)
     return [codec.decompress_record(reader.record(number), reader.header) for number in range(len(reader))]
