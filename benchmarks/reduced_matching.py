@@ -22,7 +22,7 @@ from stereopsis.data.manifests import BenchmarkPair, read_manifest, read_truth
 from stereopsis.evaluation.metrics import disparity_metrics
 from stereopsis.io import read_image
 from stereopsis.ops.memory import keep_large_blocks
-from stereopsis.pipeline.match import ReducedMatcher
+from stereopsis.pipeline.reduced import ReducedMatcher
 
 KEYS = ("epe", "bad2", "bad3")
 

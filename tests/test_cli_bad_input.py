@@ -191,7 +191,7 @@ def test_too_little_memory(folder, monkeypatch, capsys):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: not enough memory: you tried ...")
 
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("stereopsis.pipeline.match.match", explode)
+    monkeypatch.setattr("stereopsis.pipeline.match.match_images", explode)
     assert main(["match", "left.png", "right.png", "--out", "OUT.pfm", "--model", "bm"]) == 2
     assert "not enough memory for images of this size" in capsys.readouterr().err
 
@@ -201,7 +201,7 @@ def test_errors_of_ours_keep_their_traceback(folder, monkeypatch):
         raise RuntimeError("shape mismatch")
 
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("stereopsis.pipeline.match.match", explode)
+    monkeypatch.setattr("stereopsis.pipeline.match.match_images", explode)
     with pytest.raises(RuntimeError, match="shape mismatch"):
         main(["match", "left.png", "right.png", "--out", "OUT.pfm", "--model", "bm"])
 
@@ -211,7 +211,7 @@ def test_an_interruption(folder, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("stereopsis.pipeline.match.match", interrupt)
+    monkeypatch.setattr("stereopsis.pipeline.match.match_images", interrupt)
     assert main(["match", "left.png", "right.png", "--out", "OUT.pfm", "--model", "bm"]) == 130
     assert "interrupted" in capsys.readouterr().err
     assert not (folder / "OUT.pfm").exists()

@@ -83,6 +83,12 @@ def test_a_sequence_with_its_calibration(folder, capsys):
         f"back/{view}/{number:06d}.png" for view in ("left", "right") for number in range(3)
     ]
     assert read_calibration("back").baseline == pytest.approx(0.1)
+    capsys.readouterr()
+    Path("back/right/000001.png").unlink()
+    assert main(["decompress", "drive.stz", "--out", "back", "--weights", "w.safetensors", "--json"]) == 0
+    again = _json(capsys)
+    assert [row["index"] for row in again["pairs"]] == [1]
+    assert again["skipped"] == 2
     assert main(["decompress", "drive.stz", "--out", "one", "--index", "2", "--weights", "w.safetensors"]) == 0
     assert np.array_equal(read_image("one/left.png"), read_image("back/left/000002.png"))
 
@@ -112,7 +118,9 @@ def test_one_damaged_pair_does_not_hide_the_others(folder, capsys):
     content[Reader(bytes(content)).offsets[1] + 60] ^= 255
     Path("drive.stz").write_bytes(content)
     assert main(["decompress", "drive.stz", "--out", "back", "--weights", "w.safetensors"]) == 1
-    assert "1 of 3 pairs failed, the first is 1" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "stereopsis: 000001: " in printed
+    assert "1 of 3 pairs failed; the others are written." in printed
     assert len(list(Path("back").rglob("*.png"))) == 4
 
 

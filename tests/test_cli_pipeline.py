@@ -140,7 +140,7 @@ def test_bad_input_leaves_nothing(pair, tmp_path, monkeypatch, capsys, words, co
 def test_views_of_two_sizes(pair, tmp_path, capsys):
     write_image(tmp_path / "right.png", np.zeros((10, 10, 3), np.uint8))
     assert run(*pair, "--out", str(tmp_path / "out")) == 2
-    assert "right.png is 10x10; the two views of a pair must have the same size" in capsys.readouterr().err
+    assert "right.png is 10x10; the two views of a rectified pair must have the same size" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

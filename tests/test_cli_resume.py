@@ -49,7 +49,7 @@ def interrupted(monkeypatch):
     def run(words, count):
         from stereopsis.pipeline import match as matching
 
-        calls, match = [], matching.match
+        calls, match = [], matching.match_images
 
         def counted(*views, **options):
             calls.append(views)
@@ -58,7 +58,7 @@ def interrupted(monkeypatch):
             return match(*views, **options)
 
         with monkeypatch.context() as patch:
-            patch.setattr("stereopsis.pipeline.match.match", counted)
+            patch.setattr("stereopsis.pipeline.match.match_images", counted)
             assert main(words) == 130
 
     return run

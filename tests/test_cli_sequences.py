@@ -188,8 +188,8 @@ def test_an_interruption_keeps_the_preview(inside, tmp_path, monkeypatch, capsys
             raise KeyboardInterrupt
         return match(*views, **options)
 
-    match = matching.match
-    monkeypatch.setattr("stereopsis.pipeline.match.match", twice)
+    match = matching.match_images
+    monkeypatch.setattr("stereopsis.pipeline.match.match_images", twice)
     preview = tmp_path / "colours.mp4"
     assert main(["match", "both.avi", "--out", str(tmp_path / "maps"), "--preview", str(preview), *SGBM]) == 130
     assert len(list(VideoReader(preview))) == len(list((tmp_path / "maps").glob("*.pfm"))) == 2

@@ -6,7 +6,8 @@ import torch
 
 import stereopsis
 from stereopsis.io import write_image
-from stereopsis.pipeline.match import ReducedMatcher, as_images
+from stereopsis.pipeline.match import as_images
+from stereopsis.pipeline.reduced import ReducedMatcher
 
 
 @pytest.fixture(scope="module")

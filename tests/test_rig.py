@@ -441,7 +441,17 @@ def test_rectify_skips_what_cannot_be_read(raw_folder, tmp_path, capsys):
     printed = capsys.readouterr()
     assert "1 of 2 pairs failed; the others are written." in printed.err
     assert "1 pairs in" in printed.out
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"left", "right", "left.yaml", "right.yaml"}
+    names = {"left", "right", "left.yaml", "right.yaml", ".stereopsis.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    (tmp_path / "out/right/2.0.png").unlink()
+    assert main([*words, "--out", str(tmp_path / "out"), "--json"]) == 1
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)["pairs"]] == ["2.0"]
+    assert main([*words, "--out", str(tmp_path / "out"), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["skipped"] == 1
+    assert main([*words, "--alpha", "1", "--out", str(tmp_path / "out")]) == 2
+    assert "holds results of --alpha 0.0 and not 1.0" in capsys.readouterr().err
+    assert main([*words, "--alpha", "1", "--out", str(tmp_path / "out"), "--overwrite"]) == 1
+    capsys.readouterr()
     assert main([*words, "--out", str(tmp_path / "raw")]) == 2
     assert "is an input and would replace it" in capsys.readouterr().err
     (tmp_path / "raw/right/2.0.png").write_text("no picture")

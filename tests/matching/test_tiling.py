@@ -14,7 +14,7 @@ from stereopsis.data.patterns import pattern, pattern_pair
 from stereopsis.io import read_disparity, write_image
 from stereopsis.matching import tiling
 from stereopsis.matching.tiling import BLEND, CONTEXT, GRID, TiledMatcher, cheapest, search_range, spans
-from stereopsis.pipeline.match import ReducedMatcher
+from stereopsis.pipeline.reduced import ReducedMatcher
 from stereopsis.types import Disparity
 
 

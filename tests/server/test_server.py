@@ -275,14 +275,14 @@ def test_too_little_memory_and_mistakes_of_ours(client, monkeypatch):
     def explode(*_, **__):
         raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried ...")
 
-    monkeypatch.setattr("stereopsis.pipeline.match.match", explode)
+    monkeypatch.setattr("stereopsis.pipeline.match.match_images", explode)
     answer = client.post("/match", files=PAIR, data=MATCH)
     assert (answer.status_code, "not enough memory" in answer.json()["detail"]) == (413, True)
 
     def wrong(*_, **__):
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr("stereopsis.pipeline.match.match", wrong)
+    monkeypatch.setattr("stereopsis.pipeline.match.match_images", wrong)
     quiet = testclient.TestClient(client.app, raise_server_exceptions=False)
     answer = quiet.post("/match", files=PAIR, data=MATCH)
     assert answer.status_code == 500

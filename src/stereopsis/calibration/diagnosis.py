@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from stereopsis.ops.images import check_sizes
+from stereopsis.ops.images import check_sizes, luma, quantized
 from stereopsis.types import StereoCalibration
 
 # SIFT finds enough points at this size, and a larger one costs seconds.
@@ -241,9 +240,7 @@ def _grey(image: Tensor) -> np.ndarray:
         array = array[0]
     if array.dim() != 3 or array.shape[0] not in (1, 3):
         raise ValueError(f"The view is {tuple(image.shape)}; it must be one image (1, H, W) or (3, H, W).")
-    weights = torch.tensor([0.299, 0.587, 0.114] if array.shape[0] == 3 else [1.0], dtype=torch.float32)
-    grey = (array * weights[:, None, None]).sum(0).clamp(0, 1)
-    return (grey * 255).round().to(torch.uint8).numpy()
+    return quantized(luma(array)[0]).numpy()
 
 
 def _match_points(left: np.ndarray, right: np.ndarray) -> SparseMatches:

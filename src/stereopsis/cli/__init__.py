@@ -46,8 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         except (ValueError, OSError, ImportError) as error:
             return fail(_sentence(error))
-        except RuntimeError as error:
-            if "out of memory" not in str(error) and "not enough memory" not in str(error):
+        except (MemoryError, RuntimeError) as error:
+            from stereopsis.ops.memory import is_out_of_memory
+
+            if not is_out_of_memory(error):
                 raise
             return fail("There is not enough memory for images of this size; shrink them or lower --max-disparity.")
 

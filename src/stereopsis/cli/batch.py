@@ -16,25 +16,35 @@ from stereopsis.cli.console import fail, note, progress_bar
 if TYPE_CHECKING:
     from stereopsis.io.frames import DepthFrames, Frames
     from stereopsis.pipeline.runs import Job, Outcome
+    from stereopsis.pipeline.runs.decompress import Records
 
 NOTE_EVERY = 30.0  # s, where no bar is drawn
 
 
 @dataclass(frozen=True)
-class SequenceOptions:
-    """Options of the commands that take sequences.
+class RunOptions:
+    """Options of the commands that work on many frames.
 
     Args:
         overwrite: Do again what an earlier run has done; without it a run goes on where the one before stopped.
         engine: Where frames are worked on: this machine, or a cluster by Ray (extra "ray").
         workers: Processes of the cluster; as many as it has GPUs or else CPUs if not given.
-        topics: Topics of a bag, of the left and the right view (or image and depth); found by their names if not given.
-        sync_ms: How far two images of a pair may be apart, where time stamps pair them.
     """
 
     overwrite: bool = False
     engine: Literal["local", "ray"] = "local"
     workers: int | None = None
+
+
+@dataclass(frozen=True)
+class SequenceOptions(RunOptions):
+    """Options of the commands that take sequences.
+
+    Args:
+        topics: Topics of a bag, of the left and the right view (or image and depth); found by their names if not given.
+        sync_ms: How far two images of a pair may be apart, where time stamps pair them.
+    """
+
     topics: tuple[str, str] | None = None
     sync_ms: float = 10.0
 
@@ -42,6 +52,8 @@ class SequenceOptions:
 # The options stand among those of the command, without a name before them.
 Sequence = Annotated[SequenceOptions, arg(name="")]
 SEQUENCE = SequenceOptions()
+Run = Annotated[RunOptions, arg(name="")]
+RUN = RunOptions()
 
 
 @dataclass
@@ -78,9 +90,9 @@ class Summary:
 
 
 def run_sequence(
-    frames: Frames | DepthFrames,
+    frames: Frames | DepthFrames | Records,
     job: Job,
-    options: SequenceOptions,
+    options: RunOptions,
     doing: str,
     *,
     strict: Callable[[Summary], bool] = lambda _: False,
@@ -134,17 +146,6 @@ def run_sequence(
             "--overwrite does them again"
         )
     return summary
-
-
-def identity_of(model: str, weights: Path | None) -> str:
-    """Which weights a model has, for the record of a run: the checksum of their file, or nothing without weights."""
-    from stereopsis.zoo import get_entry
-    from stereopsis.zoo.weights import file_sha256, shipped_path
-
-    if weights is None:
-        name = get_entry(model).weights_file
-        weights = None if name is None else shipped_path(name)
-    return file_sha256(weights)[:16] if weights is not None and weights.is_file() else ""
 
 
 def settings_of(command: str, sources: Iterable[str | Path | None], options: Mapping[str, Any]) -> dict[str, Any]:

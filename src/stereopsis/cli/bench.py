@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from stereopsis.cli.console import new_table, show_json, show_table
-from stereopsis.cli.matching import check_max_disparity, parse_size
+from stereopsis.cli.options import check_max_disparity, parse_size
 
 MODELS = "hitnet.scenes,anynet.scenes,bm,sgbm,sgbm-hh"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import Positional
 
 from stereopsis.cli.console import new_table, progress_bar, show_json, show_table
-from stereopsis.cli.matching import check_suffix, parse_size
+from stereopsis.cli.options import check_suffix, parse_size
 
 if TYPE_CHECKING:
     from stereopsis.calibration import RigCalibration

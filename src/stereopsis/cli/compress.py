@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
-from stereopsis.cli.batch import SEQUENCE, Sequence, identity_of, run_sequence, settings_of
+from stereopsis.cli.batch import SEQUENCE, Sequence, run_sequence, settings_of
 from stereopsis.cli.console import show_json
-from stereopsis.cli.matching import check_suffix, load_of
+from stereopsis.cli.loading import load_codec
+from stereopsis.cli.options import DEFAULT_CODEC, check_rate, check_suffix
 from stereopsis.cli.rigs import RIG, Rig
-from stereopsis.pipeline.runs.job import Job
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from stereopsis.compression.bitstream import Header, Record
-    from stereopsis.compression.codec import PairCodec
-    from stereopsis.io.frames import Frame
-    from stereopsis.types import StereoCalibration, StereoPair
 
-DEFAULT_CODEC = "hyperprior.photos"
-DEFAULT_QUALITY = 4.0
 SUFFIXES = (".stz",)
 
 
@@ -65,19 +57,15 @@ def compress(
     """
     from stereopsis.calibration import read_calibration
     from stereopsis.compression.bitstream import pack_header
-    from stereopsis.compression.codec import level_of
     from stereopsis.compression.effort import check_effort
     from stereopsis.io import IMAGE_SUFFIXES, PairPaths
     from stereopsis.io.frames import Frames, open_frames
     from stereopsis.pipeline.runs.archive import Archive
+    from stereopsis.pipeline.runs.compress import CompressJob
+    from stereopsis.pipeline.runs.record import identity_of
 
     check_suffix(out, SUFFIXES, "--out")
-    if quality is not None and target_bpp is not None:
-        raise ValueError("--quality and --target-bpp exclude each other; give one of the two.")
-    if target_bpp is not None and not target_bpp > 0:
-        raise ValueError(f"--target-bpp is {target_bpp:g}; it must be above 0, for example 0.3.")
-    wanted = DEFAULT_QUALITY if quality is None else quality
-    level_of(wanted)
+    wanted = check_rate(quality, target_bpp)
     check_effort(effort)
     if append and calibration is not None:
         raise ValueError("--calibration is for a new file, and --append keeps that of the old one; leave one out.")
@@ -100,7 +88,8 @@ def compress(
         overwrite=sequence.overwrite,
         resumable=many,
     )
-    job = CompressJob(model, weights, wanted, target_bpp, effort, device, alone, rig, append)
+    load = partial(load_codec, model, weights, device)
+    job = CompressJob(load, wanted, target_bpp, effort, alone, rig, append, device)
     job.expected, job.finished = archive.header if append else None, archive.names
     earlier = len(archive.failed)  # failures of an interrupted run are told again
 
@@ -141,85 +130,3 @@ def compress(
             )
         print(f"{out}  {size} bytes")
     return summary.status("compressed")
-
-
-@dataclass(eq=False)
-class CompressJob(Job):
-    """Encodes the pairs of a sequence; most attributes are those of :func:`compress`.
-
-    Attributes:
-        alone: whether frames are images and no pairs.
-        expected: header of the file that is appended to.
-        finished: names of the frames that an interrupted run has done.
-    """
-
-    model: str
-    weights: Path | None
-    quality: float
-    target_bpp: float | None
-    effort: int
-    device: str
-    alone: bool
-    rig: StereoCalibration | None
-    append: bool
-    expected: Header | None = None
-    finished: set[str] = field(default_factory=set)
-    codec: PairCodec | None = None
-
-    def open(self) -> None:
-        self.codec = load_codec(self.model, self.weights, self.device)
-        if self.expected is not None:
-            self.codec.check_header(self.expected)
-
-    def is_done(self, frame: Frame) -> bool:
-        return frame.name in self.finished
-
-    def read(self, frame: Frame) -> Tensor | StereoPair:
-        from stereopsis.types import StereoPair
-
-        views = [_grey_as_such(view[None]) for view in frame.read()]
-        if self.alone:
-            return views[0]
-        if len({view.shape[1] for view in views}) == 2:
-            views = [view.expand(-1, 3, -1, -1) for view in views]
-        return StereoPair(views[0], views[1], self.rig)
-
-    def compute(self, frame: Frame, images: Tensor | StereoPair) -> tuple[Header, Record, dict[str, Any]]:
-        from stereopsis.compression.bitstream import pack_header
-        from stereopsis.compression.codec import quality_of
-
-        assert self.codec is not None
-        start = time.perf_counter()
-        header = self.codec.header(images)
-        if self.target_bpp is None:
-            record = self.codec.compress_record(images, self.quality, self.effort)
-        else:
-            head = len(pack_header(header)) if frame.index == 0 and not self.append else 0
-            record = self.codec.record_of_rate(images, self.target_bpp, head, self.effort)
-        row = {
-            "name": frame.name,
-            "width": record.width,
-            "height": record.height,
-            "channels": record.channels,
-            "quality": quality_of(record.level),
-            "seconds": round(time.perf_counter() - start, 4),
-        }
-        return header, record, row
-
-    def write(self, frame: Frame, found: tuple[Header, Record, dict[str, Any]]) -> Any:
-        """Nothing: the one file is written by the run itself, in order."""
-        return found
-
-
-def load_codec(name: str, weights: Path | None = None, device: str = "cpu") -> PairCodec:
-    """A codec by name; errors as of :func:`~stereopsis.cli.matching.load_of`."""
-    from stereopsis.compression.codec import PairCodec
-
-    codec = load_of("compression", "compress", name, weights, device)
-    assert isinstance(codec, PairCodec)
-    return codec
-
-
-def _grey_as_such(view: Tensor) -> Tensor:
-    """One channel where the three are alike."""
-    return view[:, :1] if bool((view == view[:, :1]).all()) else view

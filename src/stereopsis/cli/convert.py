@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import Positional
 
 from stereopsis.cli.console import note, show_json
-from stereopsis.cli.matching import parse_size
+from stereopsis.cli.options import parse_size
 from stereopsis.cli.rigs import RIG, Rig, rig_json, rig_text
 
 if TYPE_CHECKING:

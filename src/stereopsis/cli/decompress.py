@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import time
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from stereopsis.cli.compress import load_codec
-from stereopsis.cli.console import fail, progress_bar, show_json, warn
+from stereopsis.cli.batch import RUN, Run, run_sequence, settings_of
+from stereopsis.cli.console import show_json, warn
 from stereopsis.cli.info import open_stz
-from stereopsis.cli.matching import check_folder
+from stereopsis.cli.loading import load_codec
+from stereopsis.cli.options import check_folder
+
+if TYPE_CHECKING:
+    from stereopsis.compression.bitstream import Reader
 
 
 def decompress(
@@ -24,6 +28,7 @@ def decompress(
     format: Literal["png", "ppm", "tif", "webp", "jpg"] = "png",
     device: str = "cpu",
     json: bool = False,
+    run: Run = RUN,
 ) -> int:
     """The pictures of a compressed file: left and right of one pair, or folders left and right of a sequence.
 
@@ -37,58 +42,50 @@ def decompress(
         format: Kind of the pictures; png and tif keep 16 bits, webp and jpg lose a little more.
         device: Where to compute, e.g. cpu or cuda.
         json: Print JSON instead of text.
+        run: How the pairs of a sequence are worked on.
     """
     from stereopsis.calibration import write_calibration
     from stereopsis.compression.codec import calibration_of
-    from stereopsis.io import read_image, write_image
-    from stereopsis.ops.images import bits_of
-    from stereopsis.types import StereoPair
+    from stereopsis.pipeline.runs.decompress import DecompressJob, Records
+    from stereopsis.pipeline.runs.record import RunRecord, identity_of
 
     check_folder(out, "--out")
     with open_stz(file) as reader:
         if reader.damage:
             warn(f"{file}: {reader.damage}")
-        codec = load_codec(reader.header.model, weights, device)
-        codec.check_header(reader.header)
-        numbers = range(len(reader)) if index is None else [index]
-        if side is not None and len(numbers) > 1:
-            raise ValueError(f"--side is one view and {file} holds {len(numbers)} images; choose one with --index.")
-        other = None if side is None else read_image(side)[None]
-        done: list[dict[str, Any]] = []
-        failed: list[dict[str, Any]] = []
-        with progress_bar() as progress:
-            for number in progress.track(numbers, description="decompressing"):
-                start = time.perf_counter()
-                try:
-                    decoded = codec.decompress_record(reader.record(number), reader.header, other, side_is)
-                except IndexError as error:
-                    raise ValueError(str(error)) from None
-                except ValueError as error:
-                    if len(numbers) == 1:
-                        raise
-                    failed.append({"index": number, "error": str(error)})
-                    continue
-                seconds = time.perf_counter() - start
-                if isinstance(decoded, StereoPair):
-                    views = {"left": decoded.left, "right": decoded.right}
-                else:
-                    views = {"image": decoded}
-                files = []
-                for name, view in views.items():
-                    target = out / (f"{name}.{format}" if len(numbers) == 1 else f"{name}/{number:06d}.{format}")
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    write_image(target, view, bits=bits_of(view) if format in ("png", "tif") else 8)
-                    files.append(str(target))
-                done.append({"index": number, "files": files, "seconds": round(seconds, 4)})
-        rig = calibration_of(reader.header)
-        if rig is not None and done:
-            write_calibration(rig, out / "calib.txt")
+        header, views = reader.header, [_views(reader, number) for number in range(len(reader))]
+        if index is not None:
+            try:
+                reader.record(index)
+            except IndexError as error:
+                raise ValueError(str(error)) from None
+    numbers = range(len(views)) if index is None else [index]
+    many = len(numbers) > 1
+    if side is not None and many:
+        raise ValueError(f"--side is one view and {file} holds {len(numbers)} images; choose one with --index.")
+    load = partial(load_codec, header.model, weights, device)
+    job = DecompressJob(load, file, out, views, many, format, side, side_is, device)
+    if many:
+        options = {
+            "weights": weights, "format": format, "checksum of the weights": identity_of(header.model, weights),
+        }  # fmt: skip
+        job.record = RunRecord(out, settings_of("decompress", (file,), options), run.overwrite)
+    summary = run_sequence(Records(file, numbers), job, run, "decompressing", strict=lambda _: not many)
+    rig = calibration_of(header)
+    if rig is not None and (summary.results or summary.skipped):
+        write_calibration(rig, out / "calib.txt")
     if json:
-        show_json({"model": reader.header.model, "pairs": done, "failed": failed})
+        rows = {"pairs": summary.results, "failed": summary.failed, "skipped": summary.skipped}
+        show_json({"model": header.model, **rows})
     else:
-        for row in done:
+        for row in summary.results:
             print(f"{'  '.join(row['files'])}  {row['seconds']:.2f} s")
-    if failed:
-        first = failed[0]
-        return fail(f"{len(failed)} of {len(numbers)} pairs failed, the first is {first['index']}: {first['error']}", 1)
-    return 0
+    return summary.status("decompressed")
+
+
+def _views(reader: Reader, number: int) -> int:
+    """How many views a record holds, 0 if it cannot be read."""
+    try:
+        return reader.record(number).views
+    except ValueError:
+        return 0

@@ -22,7 +22,7 @@ def demo(out: Path = Path("out/demo"), model: str = "hitnet.scenes", json: bool 
 
     from stereopsis.apps.demo.compute import run
     from stereopsis.apps.demo.page import write
-    from stereopsis.cli.matching import check_folder
+    from stereopsis.cli.options import check_folder
 
     check_folder(out, "--out")
     with Console(stderr=True).status("starting") as status:

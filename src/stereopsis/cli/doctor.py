@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import Positional
 
 from stereopsis.cli.console import show_json
-from stereopsis.cli.matching import DEFAULT_MODEL, check_max_disparity
+from stereopsis.cli.options import DEFAULT_MODEL, check_max_disparity
 from stereopsis.cli.rigs import RIG, Rig, rectified, rig_json, rig_text
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stereopsis.cli.console import new_table, note, progress_bar, show_json, show_table, warn
-from stereopsis.cli.matching import DType, check_folder, check_max_disparity, load_matcher
+from stereopsis.cli.loading import load_matcher
+from stereopsis.cli.options import DType, check_folder, check_max_disparity
 from stereopsis.cli.upsample import ReductionName
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def upsampling(
         out: Also write the result as a JSON file.
         json: Print JSON instead of a table.
     """
-    from stereopsis.cli.upsample import load_upsampler
+    from stereopsis.cli.loading import load_upsampler
     from stereopsis.evaluation.upsampling import evaluate_upsampling, read_upsampling_manifest
     from stereopsis.io import atomic_write_text
 
@@ -200,7 +201,7 @@ def compression(
         out: Also write the result as a JSON file.
         json: Print JSON instead of tables.
     """
-    from stereopsis.cli.compress import load_codec
+    from stereopsis.cli.loading import load_codec
     from stereopsis.compression.codec import SideViewCodec
     from stereopsis.data.manifests import read_manifest
     from stereopsis.evaluation.codecs import ANCHORS, WITHOUT_SIDE, codec_coder, main_view_coder

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from tyro.conf import Positional
 
 from stereopsis.cli.console import fail, new_table, show_json, show_table
-from stereopsis.cli.matching import check_folder, check_max_disparity, parse_size
+from stereopsis.cli.options import check_folder, check_max_disparity, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

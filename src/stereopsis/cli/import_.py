@@ -18,7 +18,7 @@ def import_(checkpoint: Positional[Path], architecture: str, out: Path, json: bo
         out: File to write, ending in .safetensors.
         json: Print JSON instead of text.
     """
-    from stereopsis.cli.matching import check_suffix
+    from stereopsis.cli.options import check_suffix
     from stereopsis.zoo import ModelCard, get_entry, save_weights
     from stereopsis.zoo.importers import import_checkpoint
     from stereopsis.zoo.weights import file_sha256

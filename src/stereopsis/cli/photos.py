@@ -25,7 +25,7 @@ def photos(out: Path | None = None, list: bool = False, sheet: Path | None = Non
         sheet: Also write a contact sheet of the bank, as PNG.
         json: Print JSON instead of text.
     """
-    from stereopsis.cli.matching import check_folder
+    from stereopsis.cli.options import check_folder
     from stereopsis.data.photos import gather, photo_folder, read_photos
 
     folder = photo_folder() if out is None else out

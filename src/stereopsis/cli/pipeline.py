@@ -8,20 +8,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from stereopsis.cli.compress import DEFAULT_CODEC, DEFAULT_QUALITY
 from stereopsis.cli.console import show_json, warn, warnings_of_this_command
-from stereopsis.cli.matching import (
+from stereopsis.cli.loading import load_codec, load_reduced
+from stereopsis.cli.options import (
+    DEFAULT_CODEC,
     DEFAULT_MODEL,
     DType,
     check_folder,
     check_max_disparity,
-    describe,
-    load_matcher,
-    load_of,
+    check_rate,
     range_text,
 )
 from stereopsis.cli.rigs import RIG, Rig, rectified, rig_json, rig_text
-from stereopsis.cli.upsample import load_upsampler
+from stereopsis.geometry.summary import describe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,19 +84,14 @@ def pipeline(
         rig: How the calibration is read.
     """
     from stereopsis.calibration.diagnosis import geometry_warnings
-    from stereopsis.compression.codec import PairCodec, level_of
     from stereopsis.evaluation.end_to_end import Clock, Truth, run_pipeline
     from stereopsis.io import read_disparity, read_image
+    from stereopsis.ops.images import check_views, is_gray
     from stereopsis.types import StereoPair
 
     check_max_disparity(max_disparity)
     check_folder(out, "--out")
-    if quality is not None and target_bpp is not None:
-        raise ValueError("--quality and --target-bpp exclude each other; give one of the two.")
-    if target_bpp is not None and not target_bpp > 0:
-        raise ValueError(f"--target-bpp is {target_bpp:g}; it must be above 0, for example 0.3.")
-    wanted = DEFAULT_QUALITY if quality is None else quality
-    level_of(wanted)
+    wanted = check_rate(quality, target_bpp)
     if reduce is not None and upsample is None:
         raise ValueError(f"--reduce is {reduce:g}, but nothing brings the map back; name an upsampler with --upsample.")
     if truth_divide_by is not None and truth is None:
@@ -105,19 +99,15 @@ def pipeline(
     clock = Clock()
     with clock.step("read"):
         views = read_image(left), read_image(right)
-        if views[0].shape != views[1].shape:
-            sizes = " and ".join(f"{p} is {v.shape[2]}x{v.shape[1]}" for p, v in zip((left, right), views, strict=True))
-            raise ValueError(f"{sizes}; the two views of a pair must have the same size.")
-        grey = all(bool((view == view[:1]).all()) for view in views)
+        check_views(*views, (left, right))
         straight = rectified(*views, rig.file(calibration, calibration_right), rectify, (left, right))
-        channels = slice(0, 1 if grey else 3)
+        channels = slice(0, 1 if all(is_gray(view) for view in views) else 3)
         pair = StereoPair(straight.left[None, channels], straight.right[None, channels], straight.calibration)
         known = None
         if truth is not None:
             known = Truth(*(part[None] for part in read_disparity(truth, truth_divide_by)))
     with clock.step("load models"):
-        network = load_of("compression", "compress", codec, codec_weights, device)
-        assert isinstance(network, PairCodec)
+        network = load_codec(codec, codec_weights, device)
         matcher = _matcher(model, weights, upsample, reduce, device, dtype)
     for sentence in geometry_warnings(straight.left, straight.right):
         warn(sentence)
@@ -168,16 +158,14 @@ def pipeline(
 def _matcher(
     name: str, weights: Path | None, upsampler: str | None, reduce: float | None, device: str, dtype: DType
 ) -> nn.Module:
-    """A matcher, or one that looks at smaller views."""
+    """A matcher of full or of smaller views, in tiles."""
     from stereopsis.matching.tiling import TiledMatcher
-    from stereopsis.pipeline.match import ReducedMatcher
+    from stereopsis.pipeline.reduced import ReducedMatcher
 
-    matcher = load_matcher(name, weights, device, dtype)
-    if upsampler is None:
-        return matcher
-    network = load_upsampler(upsampler, None, device, dtype)
-    own = getattr(getattr(network, "config", None), "scale", None)
-    return ReducedMatcher(TiledMatcher(matcher), network, reduce or own or 4)
+    matcher = load_reduced(name, weights, device, dtype, upsampler, reduce)
+    if isinstance(matcher, ReducedMatcher):
+        matcher.matcher = TiledMatcher(matcher.matcher)
+    return matcher
 
 
 def _write(result: PipelineResult, facts: dict[str, Any], out: Path, truth: Truth | None) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from stereopsis.cli.matching import check_suffix
-from stereopsis.cli.upsample import load_upsampler
+from stereopsis.cli.loading import load_upsampler
+from stereopsis.cli.options import check_suffix
 
 if TYPE_CHECKING:
     from torch import Tensor

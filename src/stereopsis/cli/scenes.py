@@ -31,7 +31,7 @@ def scenes(
     """
     import numpy as np
 
-    from stereopsis.cli.matching import check_folder, check_max_disparity
+    from stereopsis.cli.options import check_folder, check_max_disparity
     from stereopsis.data.scenes import SceneConfig, render
     from stereopsis.data.textures import make_bank
     from stereopsis.io import write_image

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from stereopsis.cli.console import note, show_json
-from stereopsis.cli.matching import DEFAULT_MODEL
+from stereopsis.cli.options import DEFAULT_MODEL
 
 GRACE = 15  # seconds that running requests have after SIGTERM
 SPARE = 512  # connections beside those that wait: for those that are told to come again, and for /health

@@ -72,7 +72,7 @@ def train(
     name, *options = recipe
     import torch
 
-    from stereopsis.cli.matching import check_folder
+    from stereopsis.cli.options import check_folder
     from stereopsis.ops.memory import keep_large_blocks
     from stereopsis.training.recipes import RECIPES, override, with_steps
 
@@ -184,7 +184,7 @@ def _work(
 ) -> None:
     import torch
 
-    from stereopsis.cli.matching import check_folder
+    from stereopsis.cli.options import check_folder
     from stereopsis.training.queue import Queue, summary
 
     if recipe:

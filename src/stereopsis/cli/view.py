@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from tyro.conf import Positional
 
 from stereopsis.cli.console import note, progress_bar, show_json, warn
-from stereopsis.cli.matching import DEFAULT_MODEL, check_max_disparity, check_suffix, load_matcher
+from stereopsis.cli.loading import load_matcher
+from stereopsis.cli.options import DEFAULT_MODEL, check_max_disparity, check_suffix
 from stereopsis.cli.rigs import RIG, Rig, rectified
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def view(
     """
     from stereopsis.apps.viewer import Extras, open_source
     from stereopsis.apps.viewer.pages import FrameCache, write_page
-    from stereopsis.cli.compress import load_codec
+    from stereopsis.cli.loading import load_codec
 
     check_max_disparity(max_disparity)
     if not 0 <= port <= 65535:

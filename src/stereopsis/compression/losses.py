@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from stereopsis.ops.images import LUMA
+
 # Of the first and the last quality; between them lambda grows geometrically. They give about 0.05 and 1 bpp.
 LAMBDA_MIN, LAMBDA_MAX = 0.0006, 0.06
 # 1 - MS-SSIM times this stands for 255^2 MSE, so that a quality means about the same rate with either (CompressAI's
@@ -22,7 +24,6 @@ WINDOW, SIGMA = 11, 1.5
 K1, K2 = 0.01, 0.03
 SMALLEST = WINDOW * 2 ** (len(SCALE_WEIGHTS) - 1)  # side in pixels that the coarsest scale's window fits into
 
-LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 
 Metric = Literal["mse", "ms-ssim"]
 

@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from stereopsis.ops.images import to_bytes
+
 
 @dataclass(frozen=True)
 class AugmentConfig:
@@ -75,7 +77,7 @@ def _smear(view: Tensor, length: float, angle: float) -> Tensor:
 
 def _jpeg(view: Tensor, quality: int) -> Tensor:
     """What JPEG leaves of a view, (3, h, w)."""
-    pixels = (view.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    pixels = to_bytes(view)
     _, stored = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
     back = torch.from_numpy(cv2.imdecode(stored, cv2.IMREAD_COLOR)).to(view.device)
     return back.permute(2, 0, 1).to(view.dtype) / 255

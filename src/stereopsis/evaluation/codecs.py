@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stereopsis.compression.bitstream import Reader
 from stereopsis.compression.codec import PairCodec, SideViewCodec
+from stereopsis.ops.images import to_bytes
 from stereopsis.types import StereoPair
 
 Views = Sequence[UInt8[np.ndarray, "h w 3"]]
@@ -97,7 +98,7 @@ def _clocked(codec: PairCodec, views: StereoPair | Tensor, quality: float, side:
     decoded = codec.decompress(content, side=side)
     end = time.perf_counter()
     shown = [decoded.left, decoded.right] if isinstance(decoded, StereoPair) else [decoded]
-    back = [(view[0] * 255).round().byte().permute(1, 2, 0).numpy() for view in shown]
+    back = [to_bytes(view) for view in shown]
     parts = tuple(len(stream.payload) for stream in Reader(content).record(0).streams)
     return CodedPair(len(content), back, middle - start, end - middle, parts)
 

@@ -10,11 +10,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, UInt8
+from jaxtyping import Float64, UInt8
 
 from stereopsis.compression.losses import SMALLEST, ms_ssim
 from stereopsis.evaluation.codecs import CodedPair, Coder, Views
 from stereopsis.io import read_image
+from stereopsis.ops.images import to_bytes
 
 MEASURES = (
     "bpp", "bpp_left", "bpp_right", "psnr", "psnr_left", "psnr_right", "ms_ssim", "ms_ssim_left", "ms_ssim_right",
@@ -202,7 +203,7 @@ def _similarity(original: UInt8[np.ndarray, "h w 3"], decoded: UInt8[np.ndarray,
 
 
 def _evaluate_pair(codec: Coder, pair: Pair, anchors: Sequence[Coder]) -> dict[str, Any]:
-    views = [_bytes(read_image(path)) for path in (pair.left, pair.right)]
+    views = [to_bytes(read_image(path)) for path in (pair.left, pair.right)]
     if views[0].shape != views[1].shape:
         raise ValueError(f"{pair.left} and {pair.right} differ in size; give the two views of a rectified pair.")
     shown = views[:1] if codec.main else views
@@ -238,7 +239,3 @@ def _average(unit: str, curves: list[list[dict[str, Any]]]) -> list[dict[str, An
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
-
-
-def _bytes(image: Float[torch.Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    return (image * 255).round().byte().permute(1, 2, 0).numpy()

@@ -20,6 +20,7 @@ from stereopsis.evaluation.matching import Progress
 from stereopsis.evaluation.metrics import disparity_metrics
 from stereopsis.geometry.holes import fill_from_background
 from stereopsis.io import read_image
+from stereopsis.ops.images import to_bytes
 from stereopsis.types import Disparity
 from stereopsis.zoo.registry import list_models, load
 
@@ -218,7 +219,7 @@ def _measure(
     truth, known = read_truth(pair)
     if not images[0].shape[-2:] == images[1].shape[-2:] == truth.shape[-2:]:
         raise ValueError(f"the views and the truth of {pair.id} differ in size; give files that belong together.")
-    views = [np.ascontiguousarray((image * 255).round().byte().permute(1, 2, 0)) for image in images]
+    views = [np.ascontiguousarray(to_bytes(image)) for image in images]
     original = matched(views)
     uncoded = {name: _errors(found, truth, known) for name, found in original.items()}
     _check_unchanged(pair.id, result["uncoded"].get(pair.id, uncoded), uncoded)

@@ -27,9 +27,12 @@ from stereopsis.compression.codec import PairCodec, quality_of
 from stereopsis.evaluation.codecs import CodedPair
 from stereopsis.evaluation.compression import measure_pair
 from stereopsis.evaluation.metrics import disparity_metrics
-from stereopsis.geometry import disparity_to_depth, unproject
+from stereopsis.geometry import unproject
 from stereopsis.geometry.holes import fill_from_background
-from stereopsis.pipeline.match import ReducedMatcher, match
+from stereopsis.ops.images import to_bytes
+from stereopsis.pipeline.depth import metric_depth, only_shown, search_limit
+from stereopsis.pipeline.match import match
+from stereopsis.pipeline.reduced import ReducedMatcher
 from stereopsis.types import Depth, Disparity, PointCloud, StereoPair
 
 QUALITY = ("bytes", "bpp", "bpp_left", "bpp_right", "psnr", "ms_ssim")
@@ -111,8 +114,8 @@ def run_pipeline(
     Args:
         pair: one pair with its calibration, of any size, RGB or grey.
         codec: of the family "compression".
-        matcher: of the family "matching", or a :class:`~stereopsis.pipeline.match.ReducedMatcher`, whose two halves are
-            clocked apart.
+        matcher: of the family "matching", or a :class:`~stereopsis.pipeline.reduced.ReducedMatcher`, whose two halves
+            are clocked apart.
         quality: of the file, 1 (small) to 8 (good).
         target_bpp: bits a pixel in place of a quality; the best quality that does not exceed them.
         max_disparity: largest disparity searched in pixels; the calibration's or the matcher's own if not given.
@@ -135,7 +138,7 @@ def run_pipeline(
             "give the disparity of the left view at its size."
         )
     clock = clock or Clock()
-    limit = max_disparity if max_disparity is not None else rig.ndisp
+    limit = search_limit(max_disparity, rig)
     with clock.step("compress"):
         header = codec.header(pair)
         if target_bpp is None:
@@ -152,9 +155,7 @@ def run_pipeline(
     if fill:
         disparity, original = fill_from_background(disparity), fill_from_background(original)
     with clock.step("depth"):
-        depth = disparity_to_depth(disparity, rig, disparity.valid if shown is None else disparity.valid & shown)
-    if not depth.valid.any():
-        raise ValueError(f"No pixel has a depth with an offset of {rig.doffs:g} px; check the calibration.")
+        depth = metric_depth(only_shown(disparity, shown), rig)
     with clock.step("cloud"):
         cloud = unproject(depth, rig, decoded.left.expand(-1, 3, -1, -1))
 
@@ -200,5 +201,4 @@ def _errors(found: Disparity, truth: Tensor, known: Tensor) -> dict[str, float |
 
 
 def _bytes(pair: StereoPair) -> list[UInt8[np.ndarray, "h w 3"]]:
-    views = (view.expand(-1, 3, -1, -1)[0].clamp(0, 1) for view in (pair.left, pair.right))
-    return [(view * 255).round().byte().permute(1, 2, 0).cpu().numpy() for view in views]
+    return [to_bytes(view.expand(-1, 3, -1, -1)) for view in (pair.left, pair.right)]

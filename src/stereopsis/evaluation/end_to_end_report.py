@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt8
 
+from stereopsis.ops.images import to_bytes
 from stereopsis.types import Depth, StereoPair
 from stereopsis.visualization import colorize, error_map
 from stereopsis.visualization.html import STYLE, figure, legend
@@ -125,8 +126,7 @@ def _cloud(result: PipelineResult) -> list[tuple[str, UInt8[np.ndarray, "h w 3"]
 
 
 def _difference(pair: StereoPair, decoded: StereoPair) -> UInt8[np.ndarray, "h w 3"]:
-    change = (0.5 + 8 * (decoded.left - pair.left)).clamp(0, 1).expand(-1, 3, -1, -1)
-    return (change[0] * 255).round().byte().permute(1, 2, 0).numpy()
+    return to_bytes((0.5 + 8 * (decoded.left - pair.left)).expand(-1, 3, -1, -1))
 
 
 def _row(*pictures: tuple[str, Any]) -> str:
@@ -138,7 +138,7 @@ def _small(picture: Any) -> UInt8[np.ndarray, "h w 3"]:
     from PIL import Image
 
     if not isinstance(picture, np.ndarray):
-        picture = (picture.expand(-1, 3, -1, -1)[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+        picture = to_bytes(picture.expand(-1, 3, -1, -1))
     height, width = picture.shape[:2]
     if width <= WIDTH:
         return picture

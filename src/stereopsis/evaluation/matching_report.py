@@ -25,6 +25,7 @@ from stereopsis.evaluation.protocols import PROTOCOLS
 from stereopsis.geometry.holes import fill_from_background
 from stereopsis.io import atomic_write_text, write_image
 from stereopsis.matching.sgm import SemiGlobalMatching
+from stereopsis.ops.images import to_bytes
 from stereopsis.visualization import ERROR_COLORS, colorize, error_map, thicken
 from stereopsis.visualization.html import BAR, FAINT, GAP, INK, PAPER, STYLE
 
@@ -194,8 +195,7 @@ def _scaled(picture: Any, width: int, height: int) -> Image:
     from PIL import Image
 
     if isinstance(picture, Tensor):
-        pixels = (picture[0].permute(1, 2, 0).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-        return Image.fromarray(pixels).resize((width, height), Image.Resampling.LANCZOS)
+        return Image.fromarray(to_bytes(picture)).resize((width, height), Image.Resampling.LANCZOS)
     return Image.fromarray(picture).resize((width, height), Image.Resampling.NEAREST)
 
 

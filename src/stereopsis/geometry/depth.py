@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from stereopsis.ops.images import quantized
 from stereopsis.types import Depth, Disparity, PointCloud, StereoCalibration
 
 
@@ -213,4 +214,4 @@ def _color_bytes(image: Tensor, values: Tensor) -> UInt8[Tensor, "3 h w"]:
             f"The image is {tuple(image.shape)} and the map {tuple(values.shape)}; "
             "the image must be (3, H, W) or (1, H, W) of the map's size."
         )
-    return (image.float().clamp(0, 1) * 255).round().to(torch.uint8).expand(3, -1, -1)
+    return quantized(image).expand(3, -1, -1)

@@ -14,14 +14,13 @@ from torch import Tensor
 
 from stereopsis.io.atomic import atomic_write
 from stereopsis.io.maps import read_bytes, reason
+from stereopsis.ops.images import LUMA
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".pnm", ".tif", ".tiff", ".webp", ".bmp")
 FORMATS = {
     ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".ppm": "PPM", ".pgm": "PPM", ".pnm": "PPM", ".tif": "TIFF",
     ".tiff": "TIFF", ".webp": "WEBP", ".bmp": "BMP",
 }  # fmt: skip
-# Rec. 601, as every image library turns colour into grey.
-LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 EXIF_ORIENTATION = 0x0112
 
 
@@ -45,7 +44,7 @@ def read_image(path: str | Path, channels: Literal[1, 3] | None = 3) -> Float[Te
     if channels == 3 and array.shape[2] == 1:
         array = np.repeat(array, 3, axis=2)
     if channels == 1 and array.shape[2] == 3:
-        array = (array @ LUMA)[..., None]
+        array = (array @ np.array(LUMA, dtype=np.float32))[..., None]
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1), dtype=np.float32))
 
 

@@ -44,7 +44,7 @@ from torch.nn import functional as F
 from stereopsis.matching import hitnet_bf16
 from stereopsis.ops import bf16_conv
 from stereopsis.ops.fused_conv import conv_leaky
-from stereopsis.ops.images import check_views, search_width
+from stereopsis.ops.images import check_views, luma, search_width
 from stereopsis.ops.portable import portable
 from stereopsis.ops.tile_match import TILE, matching_cost, right_tile_padding, tile_match
 from stereopsis.ops.tile_plane import expand_plane, split_tiles
@@ -420,7 +420,7 @@ class HITNet(nn.Module):
         if image.shape[1] == 1:
             return image.float().expand(-1, self.config.in_channels, -1, -1)
         if image.shape[1] == 3 and self.config.in_channels == 1:
-            return (image.float() * image.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+            return luma(image.float())
         raise ValueError(f"the images have {image.shape[1]} channels; they must have 1 or 3.")
 
     def _confidence(self, w: Tensor) -> Tensor:

@@ -39,8 +39,7 @@ def luma(image: Float[Tensor, "*b c h w"]) -> Float[Tensor, "*b 1 h w"]:
     """Brightness of RGB images by Rec. 601; images of one channel are returned as they are."""
     if image.shape[-3] == 1:
         return image
-    weights = torch.tensor(LUMA, dtype=image.dtype, device=image.device)
-    return torch.tensordot(weights, image, dims=([0], [image.ndim - 3]))[..., None, :, :]
+    return (image * image.new_tensor(LUMA).view(3, 1, 1)).sum(-3, keepdim=True)
 
 
 def bits_of(image: Float[Tensor, "*one c h w"]) -> Literal[8, 16]:
@@ -52,6 +51,11 @@ def bits_of(image: Float[Tensor, "*one c h w"]) -> Literal[8, 16]:
 def is_gray(image: Float[Tensor, "*b c h w"]) -> bool:
     """True if the channels of an image hold the same values, as they do for a grayscale file that was read as RGB."""
     return bool((image == image[..., :1, :, :]).all())
+
+
+def as_gray(image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1|c h w"]:
+    """The image with one channel if its channels hold the same values, else as it is."""
+    return image[:, :1] if is_gray(image) else image
 
 
 def check_views(

@@ -1,4 +1,4 @@
-"""What the C library does with freed memory."""
+"""Memory of the process: blocks that the C library keeps, and errors that mean there is too little."""
 
 from __future__ import annotations
 
@@ -24,3 +24,9 @@ def keep_large_blocks() -> bool:
     except (OSError, AttributeError):  # another C library
         return False
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True if an error means that the processor or the GPU has too little memory for the work."""
+    words = ("out of memory", "not enough memory")
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in str(error) for w in words))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from stereopsis.geometry import hidden_from_right, left_right_check
 from stereopsis.geometry.holes import fill_from_background
@@ -22,13 +21,13 @@ from stereopsis.io.images import image_array
 from stereopsis.matching.anynet import AnyNet
 from stereopsis.matching.tiling import TiledMatcher, search_range
 from stereopsis.ops.images import check_views, search_width
-from stereopsis.types import Depth, Disparity
-from stereopsis.upsampling.upsample import upsample
+from stereopsis.types import Disparity
 from stereopsis.zoo.registry import load
 
 View = str | Path | np.ndarray | Tensor | Image.Image
 
 STEP = 16  # pixels by which a network's refinement may exceed the range of its search
+SHORTEST = 1e-9  # s, what is left of a budget that converting the views has used up
 _FULL_SCALE = {torch.uint8: 255.0, torch.uint16: 65535.0}
 
 
@@ -60,7 +59,7 @@ def match(
             than this many pixels: occlusions, mostly.
         fill: fill holes with the lower one of their neighbours in the row. With ``check`` what the right view does not
             see is a hole (:func:`match_both`).
-        budget: seconds for the network, only for an AnyNet; ``stage`` of the result is the last stage that was run.
+        budget: seconds for the whole call, only for an AnyNet; ``stage`` of the result is the last stage that was run.
             With ``check`` each of the two matchings gets half of it.
         previous: the map of the frame before, which an AnyNet may start its residual stages from; the right view, where
             it is matched too, starts without.
@@ -77,12 +76,47 @@ def match(
             :func:`~stereopsis.zoo.load`.
         FileNotFoundError: an image or the weights do not exist.
     """
-    views = as_images(left, "left"), as_images(right, "right")
-    check_views(*views)
-    views = full_range(*views)
+    begin = time.perf_counter()
+    views = as_pair(left, right)
     network = load(model, weights=weights, device=device, dtype=dtype) if isinstance(model, str) else model
-    parameter = next(network.parameters(), None)
-    where = parameter.device if parameter is not None else torch.device(device)
+    return match_images(
+        network,
+        *(view.to(device) for view in views) if isinstance(model, str) else views,
+        max_disparity=max_disparity,
+        check=check,
+        fill=fill,
+        budget=budget,
+        previous=previous,
+        tile=tile,
+        begin=begin,
+    )
+
+
+def match_images(
+    network: nn.Module,
+    left: Float[Tensor, "b c h w"],
+    right: Float[Tensor, "b c h w"],
+    *,
+    max_disparity: int | None = None,
+    check: float | None = None,
+    fill: bool = False,
+    budget: float | None = None,
+    previous: Disparity | None = None,
+    tile: int | None = None,
+    begin: float | None = None,
+) -> Disparity:
+    """:func:`match` for a loaded model and for views that :func:`as_pair` has converted and checked.
+
+    Args:
+        network: a matcher.
+        left, right: as :func:`as_pair` returns them; they are moved to the device of the model.
+        max_disparity, check, fill, budget, previous, tile: as in :func:`match`.
+        begin: when the budget began, in seconds of ``time.perf_counter``; now if not given.
+
+    Raises:
+        ValueError: as :func:`match`, except for what the views hold.
+    """
+    check_views(left, right)
     if (budget is not None or previous is not None) and not has_stages(network):
         raise ValueError(
             f"{type(network).__name__} has no stages, so it takes neither a budget nor a previous map; use an AnyNet."
@@ -94,15 +128,19 @@ def match(
     asked = max_disparity
     if asked is None and has_stages(network):  # whose own candidates beyond the view would count for the mean
         asked = search_range(network)
-    searched = search_width(asked, views[0].shape[-1])
+    searched = search_width(asked, left.shape[-1])
     options: dict[str, Any] = {} if searched is None else {"max_disparity": searched}
     if budget is None:
         cut = tile is None and isinstance(network, TiledMatcher)
         network = network if cut else TiledMatcher(network, tile)
     else:
-        options["budget"] = budget if check is None else budget / 2
+        spent = 0.0 if begin is None else time.perf_counter() - begin
+        left_over = max(budget - spent, SHORTEST)
+        options["budget"] = left_over if check is None else left_over / 2
+    parameter = next(network.parameters(), None)
+    where = left.device if parameter is None else parameter.device
     start = None if previous is None else previous.to(where)
-    placed = views[0].to(where), views[1].to(where)
+    placed = left.to(where), right.to(where)
     with torch.no_grad():
         if check is not None:
             found = match_both(network, *placed, check, fill=fill, previous=start, **options)
@@ -167,53 +205,6 @@ def match_both(
     return replace(found, disparity=torch.where(valid, found.disparity, 0.0), valid=valid)
 
 
-class ReducedMatcher(nn.Module):
-    """A matcher that looks at small views, and an upsampler that brings its map back under the left one.
-
-    Args:
-        matcher: of the family "matching".
-        upsampler: of the family "upsampling"; it sees disparity, which it takes like depth.
-        scale: of the reduction, above 1.
-
-    Raises:
-        ValueError: the scale is not above 1.
-    """
-
-    def __init__(self, matcher: nn.Module, upsampler: nn.Module, scale: float) -> None:
-        super().__init__()
-        if not scale > 1:
-            raise ValueError(f"scale is {scale:g}; it must be above 1, for example 4.")
-        self.matcher, self.upsampler, self.scale = matcher, upsampler, scale
-
-    @property
-    def max_disparity(self) -> int | None:
-        """Largest disparity of the full views that the matcher searches by itself; None where it does not say."""
-        reach = search_range(self.matcher)
-        return None if reach is None else math.ceil(reach * self.scale)
-
-    def forward(self, left: Tensor, right: Tensor, max_disparity: int | None = None) -> Disparity:
-        """Disparity of the left view, at its size and in its pixels; arguments as of the matcher."""
-        return self.enlarge(self.reduced(left, right, max_disparity), left)
-
-    def reduced(self, left: Tensor, right: Tensor, max_disparity: int | None = None) -> Disparity:
-        """Disparity of the small left view, in its pixels."""
-        height, width = left.shape[-2:]
-        size = math.ceil(height / self.scale), math.ceil(width / self.scale)
-        views = (F.interpolate(view, size=size, mode="bilinear", antialias=True) for view in (left, right))
-        options = {} if max_disparity is None else {"max_disparity": math.ceil(max_disparity / self.scale)}
-        found: Disparity = self.matcher(*views, **options)
-        return found
-
-    def enlarge(self, small: Disparity, left: Tensor) -> Disparity:
-        """What :meth:`reduced` found, at the size and in pixels of the left view."""
-        height, width = left.shape[-2:]
-        ratio = width / small.disparity.shape[-1]
-        found = upsample(self.upsampler, left, Depth(small.disparity * ratio, small.valid))
-        valid = found.valid & (found.depth >= 0)
-        confidence = F.interpolate(small.confidence, size=(height, width), mode="bilinear")
-        return Disparity(torch.where(valid, found.depth, 0.0), valid, confidence * valid)
-
-
 def has_stages(model: nn.Module) -> bool:
     """Whether a model takes a budget and the map of the frame before: AnyNet alone."""
     return isinstance(model, AnyNet)
@@ -227,6 +218,13 @@ def _native(array: np.ndarray, name: str) -> np.ndarray:
         return array.astype(np.float64)
     # torch warns of memory that cannot be written to
     return array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
+
+
+def as_pair(left: View, right: View) -> tuple[Tensor, Tensor]:
+    """Two views as float32 ``(B, C, H, W)`` in [0, 1], of their full range; errors as of :func:`match`."""
+    views = as_images(left, "left"), as_images(right, "right")
+    check_views(*views)
+    return full_range(*views)
 
 
 def as_images(view: View, name: str = "image") -> Tensor:

@@ -102,15 +102,20 @@ class SequenceMatcher:
 
     def __call__(self, left: matching.View, right: matching.View) -> MatchedFrame:
         """The next frame; views and errors as in :func:`stereopsis.match`."""
-        views = matching.as_images(left, "left"), matching.as_images(right, "right")
+        start = time.perf_counter()
+        views = matching.as_pair(left, right)
+        converting = time.perf_counter() - start
         size = tuple(views[0].shape)
         if self._previous is not None and self._previous.disparity.shape[-2:] != size[-2:]:
             self.reset()
         if self.budget is not None and size not in self._known_costs:
             self._learn_costs(*views)
             self._known_costs.add(size)
-        start = time.perf_counter()
-        found = self._match(*views, check=self.check, fill=self.fill, budget=self.budget, previous=self._previous)
+        # Learning the costs is not part of the frame's time, converting its views is.
+        start = time.perf_counter() - converting
+        found = self._match(
+            *views, check=self.check, fill=self.fill, budget=self.budget, previous=self._previous, begin=start
+        )
         found = found.to("cpu")  # the copy waits for a GPU
         seconds = time.perf_counter() - start
         stage = None if self.budget is None else found.stage
@@ -119,8 +124,8 @@ class SequenceMatcher:
         return MatchedFrame(self._filter(found, views[0]), seconds, stage)
 
     def _match(self, left: Tensor, right: Tensor, **options: Any) -> Disparity:
-        return matching.match(
-            left, right, model=self.model, max_disparity=self.max_disparity, tile=self.tile, **options
+        return matching.match_images(
+            self.model, left, right, max_disparity=self.max_disparity, tile=self.tile, **options
         )
 
     def _learn_costs(self, left: Tensor, right: Tensor) -> None:

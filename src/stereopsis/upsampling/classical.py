@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stereopsis.geometry.resample import Enlargement
+from stereopsis.ops.images import luma
 from stereopsis.types import Depth
 from stereopsis.upsampling.upsample import unpack
 from stereopsis.zoo.registry import register
 
-LUMA = (0.299, 0.587, 0.114)
 SMALLEST = 1e-12  # sum of weights below which nothing was averaged
 
 
@@ -128,9 +128,7 @@ class GuidedFilter(nn.Module):
     ) -> Depth:
         """Arguments, result and errors as of :class:`~stereopsis.upsampling.dkn.DKN`."""
         values, known = unpack(image, depth, valid)
-        guide = image.float()
-        if guide.shape[1] == 3:
-            guide = (guide * guide.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        guide = luma(image.float())
         # in float64, because variances are differences of large numbers
         p, g, mask = torch.where(known, values, 0.0).double(), guide.double(), known.double()
         counts = self._box(mask)

@@ -38,6 +38,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from stereopsis.geometry.resample import fill_smooth
+from stereopsis.ops.images import LUMA
 from stereopsis.ops.kernel_average import guided_average, kernels_of_maps
 from stereopsis.ops.portable import portable
 from stereopsis.types import Depth
@@ -46,7 +47,6 @@ from stereopsis.zoo.registry import register
 
 STRIDE = 4  # of DKN's stream, and side of the blocks that FDKN folds into channels
 BEFORE, AFTER = 25, 24  # pixels that DKN's stream sees to the left and right of its own
-LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)

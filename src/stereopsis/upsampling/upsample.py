@@ -176,6 +176,12 @@ def upsample(
     return result
 
 
+def only_positive(depth: Depth) -> Depth:
+    """The map without values of 0 and below, which a correction can give beside a hole or a border."""
+    positive = depth.valid & (depth.depth > 0)
+    return Depth(torch.where(positive, depth.depth, 0.0), positive, depth.confidence)
+
+
 def _enlarged(model: nn.Module, image: Tensor, depth: Depth) -> Depth:
     size = (image.shape[-2], image.shape[-1])
     found: Depth = model(image, enlarge(depth, size, getattr(model, "enlargement", "bicubic")))

@@ -137,6 +137,20 @@ def get_entry(name: str) -> ModelEntry:
     raise ValueError(f"there is no model named {name!r}; {remedy}")
 
 
+WORK: dict[Family, str] = {"matching": "match views", "upsampling": "upsample", "compression": "compress"}
+
+
+def check_is(family: Family, name: str) -> None:
+    """Check that a model is of the family that some work needs.
+
+    Raises:
+        ValueError: no model has this name, or the model is of another family.
+    """
+    if get_entry(name).family != family:
+        others = ", ".join(list_models(family=family))
+        raise ValueError(f"{name} does not {WORK[family]}; choose one of {others}.")
+
+
 def load(
     name: str,
     *,

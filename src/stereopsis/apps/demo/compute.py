@@ -6,7 +6,6 @@ D. Scharstein et al., "High-Resolution Stereo Datasets with Subpixel-Accurate Gr
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +16,9 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from stereopsis.evaluation.metrics import disparity_metrics
-from stereopsis.geometry import disparity_to_depth, unproject
+from stereopsis.geometry import unproject
 from stereopsis.geometry.holes import fill_from_background
+from stereopsis.pipeline.depth import metric_depth, stereo_depth
 from stereopsis.types import Depth, Disparity, PointCloud, StereoCalibration, StereoPair
 from stereopsis.visualization import colorize, error_map
 from stereopsis.visualization.points import depth_picture, on_surfaces, render_points
@@ -145,7 +145,7 @@ def run(model: str = "hitnet.scenes", progress: Progress | None = None) -> Demo:
         methods.append(_measure(name, pair, calibration, truth, known, scale))
     tell("depth and points")
     disparity = methods[0].disparity
-    depth = disparity_to_depth(disparity, calibration)
+    depth = metric_depth(disparity, calibration)
     cloud = unproject(Depth(depth.depth, on_surfaces(depth)), calibration, pair.left)
     return Demo(
         pair=pair,
@@ -168,11 +168,8 @@ def _measure(
     known: Tensor,
     scale: tuple[float, float],
 ) -> Result:
-    model = load(name)
-    with torch.inference_mode():
-        start = time.perf_counter()
-        disparity = model(pair.left, pair.right, max_disparity=calibration.ndisp)
-        seconds = time.perf_counter() - start
+    matched = stereo_depth(pair.left, pair.right, calibration, model=load(name))
+    disparity = matched.disparity
     found = disparity.valid.float().mean().item()
     if found < 1:
         disparity = fill_from_background(disparity)
@@ -181,7 +178,7 @@ def _measure(
         disparity=disparity,
         found=found,
         metrics=disparity_metrics(disparity.disparity, truth, known, disparity.valid),
-        seconds=seconds,
+        seconds=matched.seconds,
         picture=colorize(disparity.disparity, disparity.valid, *scale),
         errors=error_map(disparity.disparity, truth, known),
     )

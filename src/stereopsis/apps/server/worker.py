@@ -27,17 +27,18 @@ from stereopsis.calibration import read_calibration, write_calibration
 from stereopsis.calibration.rectification import CameraFile, rectify_with
 from stereopsis.compression.bitstream import Reader, pack, pack_header
 from stereopsis.compression.codec import PairCodec, SideView, calibration_of
-from stereopsis.geometry import disparity_to_depth, unproject
+from stereopsis.geometry.summary import describe
 from stereopsis.io import read_depth, read_image, write_depth, write_disparity, write_image, write_point_cloud
-from stereopsis.ops.images import check_views
-from stereopsis.ops.memory import keep_large_blocks
+from stereopsis.ops.images import check_views, is_gray
+from stereopsis.ops.memory import is_out_of_memory, keep_large_blocks
+from stereopsis.pipeline.depth import stereo_depth
 from stereopsis.pipeline.sequence import SequenceMatcher
-from stereopsis.types import Depth, StereoPair
-from stereopsis.upsampling.upsample import upsample
+from stereopsis.types import Depth, StereoCalibration, StereoPair
+from stereopsis.upsampling.upsample import only_positive, upsample
 from stereopsis.visualization import colorize
 from stereopsis.visualization.points import depth_picture
-from stereopsis.zoo import get_entry, list_models, load
-from stereopsis.zoo.registry import Family
+from stereopsis.zoo.entry import Family
+from stereopsis.zoo.registry import check_is, load
 
 MapFormat = Literal["png", "pfm", "npy", "npz", "preview"]
 DepthFormat = Literal["png", "pfm", "npy", "npz", "ply", "preview"]
@@ -118,10 +119,8 @@ class Worker:
                             raise  # the system's, as of a full disk
                         kind = TooLarge if isinstance(error, TooLarge) else ValueError
                         raise kind(str(error).replace(f"{folder}/", "")) from error
-            except MemoryError:
-                raise TooLarge(MEMORY) from None
-            except RuntimeError as error:
-                if "out of memory" not in str(error) and "not enough memory" not in str(error):
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
                     raise
                 raise TooLarge(MEMORY) from None
             finally:
@@ -139,8 +138,7 @@ class Worker:
         Raises:
             ValueError: unknown, of another family, or without weights of its own.
         """
-        if get_entry(name).family != family:
-            raise ValueError(f"{name} does not {VERBS[family]}; choose one of {', '.join(list_models(family=family))}.")
+        check_is(family, name)
         if name not in self._models:
             while len(self._models) >= self.limits.models:
                 self._models.popitem(last=False)
@@ -200,13 +198,17 @@ class Worker:
         file = CameraFile(calibration.written(folder), second, **reading)
         pair = rectify_with(views[0], views[1], file, rectify=rectify)
         limit = max_disparity if max_disparity is not None else _stated_range(pair.calibration, calibration.name)
-        found = SequenceMatcher(matcher, max_disparity=limit, check=check, fill=fill)(pair.left, pair.right)
-        valid = found.disparity.valid if pair.valid is None else found.disparity.valid & pair.valid
-        depth = disparity_to_depth(found.disparity, pair.calibration, valid)
-        if not depth.valid.any():
-            raise ValueError(
-                f"No pixel has a depth with an offset of {pair.calibration.doffs:g} px; check calibration."
-            )
+        found = stereo_depth(
+            pair.left,
+            pair.right,
+            pair.calibration,
+            model=matcher,
+            shown=pair.valid,
+            max_disparity=limit,
+            check=check,
+            fill=fill,
+        )
+        depth = found.depth
         summary = {
             "model": model,
             "rectified_here": pair.rectification is not None,
@@ -216,7 +218,7 @@ class Worker:
             **_summary("depth", depth.depth, depth.valid, found.seconds),
         }
         if format == "ply":
-            write_point_cloud(folder / "cloud.ply", unproject(depth, pair.calibration, pair.left))
+            write_point_cloud(folder / "cloud.ply", found.cloud())
             return _file(folder / "cloud.ply", summary)
         return _depth_file(folder, depth, format, summary)
 
@@ -232,9 +234,7 @@ class Worker:
         start = perf_counter()
         found = upsample(upsampler, guide.to(self.device), Depth(values, valid).to(self.device)).to("cpu")
         seconds = perf_counter() - start
-        # a correction can take depth beside a hole or a border below 0
-        positive = found.valid & (found.depth > 0)
-        result = Depth(torch.where(positive, found.depth, 0.0), positive)
+        result = only_positive(found)
         summary = {"model": model, **_summary("depth", result.depth, result.valid, seconds)}
         return _depth_file(folder, result, format, summary)
 
@@ -258,7 +258,7 @@ class Worker:
             views = [read_image(left.written(folder))[None]]
         else:
             views = list(_views(folder, left, right))
-        if all(bool((view == view[:, :1]).all()) for view in views):
+        if all(is_gray(view) for view in views):
             views = [view[:, :1] for view in views]
         pair = views[0] if len(views) == 1 else StereoPair(views[0], views[1], rig)
         start = perf_counter()
@@ -361,9 +361,5 @@ def _file(path: Path, summary: dict[str, Any]) -> Result:
 
 
 def _summary(key: str, values: Tensor, valid: Tensor, seconds: float) -> dict[str, Any]:
-    known = values[valid]
-    numbers: dict[str, Any] = {"valid": valid.float().mean().item(), "min": None, "median": None, "max": None}
-    if known.numel():
-        numbers |= {"min": known.min().item(), "median": known.median().item(), "max": known.max().item()}
     height, width = values.shape[-2:]
-    return {"width": width, "height": height, key: numbers, "seconds": round(seconds, 4)}
+    return {"width": width, "height": height, key: describe(values, valid), "seconds": round(seconds, 4)}

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stereopsis.evaluation.metrics import disparity_metrics
 from stereopsis.geometry import disparity_to_depth, unproject
+from stereopsis.ops.images import to_bytes
 from stereopsis.types import Depth, Disparity, PointCloud, StereoCalibration
 from stereopsis.visualization import colorize, error_map
 from stereopsis.visualization.points import depth_picture, on_surfaces
@@ -153,10 +154,7 @@ def encode(picture: Any, lossy: bool = False) -> bytes:
     """A float tensor ``(1, C, H, W)`` in [0, 1] or a uint8 array ``(H, W, 3)`` as WebP or PNG."""
     from PIL import Image
 
-    if isinstance(picture, Tensor):
-        array = (picture[0].expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    else:
-        array = picture
+    array = to_bytes(picture[0].expand(3, -1, -1) if isinstance(picture, Tensor) else picture)
     encoded = BytesIO()
     # WebP holds no more than 16383 pixels a side.
     if lossy and max(array.shape) < 16384:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
@@ -31,6 +30,7 @@ from stereopsis.io.frames import Frame as PairFrame
 from stereopsis.io.frames import open_frames
 from stereopsis.io.maps import ARRAY_SUFFIXES
 from stereopsis.pipeline import match as matching
+from stereopsis.pipeline.depth import stereo_depth
 from stereopsis.pipeline.sequence import ColorRange
 from stereopsis.types import Depth, Disparity, StereoCalibration, StereoPair
 
@@ -276,13 +276,14 @@ class _Matched(Source):
             left, right, calibration, seen = pair.left, pair.right, pair.calibration, pair.valid
         if self._model is None:
             self._model = self._matcher()
-        limit = self.extras.max_disparity
-        if limit is None and calibration is not None:
-            limit = calibration.ndisp
-        found = matching.match(left, right, model=self._model, max_disparity=limit, check=self.extras.check).to("cpu")
-        if seen is not None:
-            found = Disparity(torch.where(seen, found.disparity, 0.0), found.valid & seen, found.confidence)
-        depth = None if calibration is None else disparity_to_depth(found, calibration)
+        options: dict[str, Any] = {"model": self._model, "max_disparity": self.extras.max_disparity}
+        options["check"] = self.extras.check
+        depth = None
+        if calibration is None:
+            found = matching.match(left, right, **options).to("cpu")
+        else:
+            measured = stereo_depth(left, right, calibration, shown=seen, allow_empty=True, **options)
+            found, depth = measured.disparity, measured.depth
         cloud, metric = points_of(depth, found, calibration, left)
         truth = self._truth(number)
         return Frame(

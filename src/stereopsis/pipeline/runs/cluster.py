@@ -106,7 +106,7 @@ class _Pool:
 
     def __init__(self, ray: Any, job: Job, workers: int | None) -> None:
         self._ray, self._original, self._job = ray, job, ray.put(job)
-        kind = "GPU" if str(getattr(job, "device", "cpu")).startswith("cuda") else "CPU"
+        kind = "GPU" if job.device.startswith("cuda") else "CPU"
         self._needs = {"num_gpus": 1, "num_cpus": 1} if kind == "GPU" else {"num_cpus": 1}
         room = int(ray.cluster_resources().get(kind, 0))
         if room < (workers or 1):

@@ -36,12 +36,17 @@ class Job:
 
     Attributes:
         in_order: whether `compute` and `write` must see the frames in order, one after the other.
+        device: where `compute` works; a cluster gives a GPU to each process of a job on "cuda".
     """
 
     in_order: bool = False
+    device: str = "cpu"
 
     def open(self) -> None:
         """Load what the work needs; called once a process."""
+
+    def close(self) -> None:
+        """Release what `open` took, after the last frame."""
 
     def is_done(self, frame: Frame) -> bool:
         """Whether the results of a frame are there already, whole and of the same work."""

@@ -27,7 +27,14 @@ _Read = tuple[Frame, "Future[Any] | None"]
 
 def run(frames: Iterable[Frame], job: Job) -> Iterator[Outcome]:
     """See :func:`stereopsis.pipeline.runs.run`."""
-    job.open()
+    try:
+        job.open()
+        yield from _run(frames, job)
+    finally:
+        job.close()
+
+
+def _run(frames: Iterable[Frame], job: Job) -> Iterator[Outcome]:
     given_up = threading.Event()
     read: queue.Queue[_Read | BaseException | None] = queue.Queue(AHEAD)
     readers = ThreadPoolExecutor(READERS, "read")

@@ -66,6 +66,17 @@ class RunRecord:
                     path.unlink()
 
 
+def identity_of(model: str, weights: Path | None) -> str:
+    """Which weights a model has, for the record of a run: the checksum of their file, or nothing without weights."""
+    from stereopsis.zoo.registry import get_entry  # loads torch, which --help need not
+    from stereopsis.zoo.weights import file_sha256, shipped_path
+
+    if weights is None:
+        name = get_entry(model).weights_file
+        weights = None if name is None else shipped_path(name)
+    return file_sha256(weights)[:16] if weights is not None and weights.is_file() else ""
+
+
 def check_settings(settings: Mapping[str, Any], before: Mapping[str, Any], where: str) -> None:
     """Refuse to go on with other settings.
 
