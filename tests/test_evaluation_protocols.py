@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from stereopsis.cli import main
-from stereopsis.cli.evaluate import ProtocolName
+from stereopsis.cli.evaluate.matching import ProtocolName
 from stereopsis.data.manifests import read_manifest, read_masks
 from stereopsis.evaluation.metrics import disparity_metrics, region_metrics, regions
 from stereopsis.evaluation.protocols import PROTOCOLS, fill_background, get_protocol, measure, summarise

@@ -67,7 +67,6 @@ def _dispatch(words: list[str]) -> int | None:
         demo,
         depth,
         doctor,
-        evaluate,
         export,
         import_,
         info,
@@ -83,6 +82,7 @@ def _dispatch(words: list[str]) -> int | None:
         upsample,
         view,
     )
+    from stereopsis.cli.evaluate import compression, depth_rate, matching, upsampling
 
     app, evaluation = SubcommandApp(), SubcommandApp()
     app.command(guarded(demo.demo))
@@ -102,10 +102,10 @@ def _dispatch(words: list[str]) -> int | None:
     app.command(guarded(doctor.doctor))
     app.command(guarded(view.view))
     app.command(guarded(serve.serve))
-    evaluation.command(guarded(evaluate.matching))
-    evaluation.command(guarded(evaluate.upsampling))
-    evaluation.command(guarded(evaluate.compression))
-    evaluation.command(guarded(evaluate.depth_rate))
+    evaluation.command(guarded(matching.matching))
+    evaluation.command(guarded(upsampling.upsampling))
+    evaluation.command(guarded(compression.compression))
+    evaluation.command(guarded(depth_rate.depth_rate))
     app.command(evaluation, name="evaluate", help="Measure a model against ground truth.")
     app.command(guarded(models.models))
     app.command(guarded(export.export))

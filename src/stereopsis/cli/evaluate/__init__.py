@@ -1,0 +1,1 @@
+"""``stereopsis evaluate``: a model against ground truth, one module a family."""
