@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import os
 import re
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,8 @@ def _commands():
     source = inspect.getsource(cli._dispatch)
     commands = re.findall(r"(app|evaluation)\.command\((?:name=\"(\w+)\"\)\()?guarded\((\w+)\.(\w+)\)", source)
     for app, name, module, function in commands:
-        found = getattr(__import__(f"stereopsis.cli.{module}", fromlist=[function]), function)
+        package = "stereopsis.cli.evaluate" if app == "evaluation" else "stereopsis.cli"
+        found = getattr(import_module(f"{package}.{module}"), function)
         words = name or function.replace("_", "-")
         yield f"evaluate {words}" if app == "evaluation" else words, found
     assert source.count(".command(") == source.count("guarded(") + 1  # the nested app

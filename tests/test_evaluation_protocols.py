@@ -286,4 +286,4 @@ def test_command_prints_a_table_and_says_which_masks_are_missing(manifest, capsy
 def test_a_report_that_cannot_be_a_folder_is_refused_before_work(manifest, capsys):
     arguments = ["evaluate", "matching", "--data", str(manifest), "--model", "sgbm", "--report", str(manifest)]
     assert main(arguments) == 2
-    assert "--report is" in capsys.readouterr().err
+    assert "is an input and would replace it; name another file" in capsys.readouterr().err
