@@ -33,8 +33,9 @@ static inline void *room(size_t bytes) {
 }
 
 /* e^x within the range of floats, to 2e-7 of itself; plain arithmetic, which vectorises. */
-static inline float exponential(float x) {
-    x = x < -87 ? -87 : x > 87 ? 87 : x;
+static inline float exponential(float exponent) {
+    float x = exponent > -87 ? exponent : -87; /* NaN too, which is no whole number, and comes back at the end */
+    x = x < 87 ? x : 87;
     const float n = floorf(x * 1.44269504f + 0.5f), r = x - n * 0.693147181f;
     const float p =
         1 + r * (1 + r * (0.5f + r * (0.166666667f + r * (0.0416666667f + r * (0.00833333333f + r * 0.00138888889f)))));
@@ -42,7 +43,7 @@ static inline float exponential(float x) {
         int bits;
         float value;
     } power = {((int)n + 127) << 23};
-    return p * power.value;
+    return exponent != exponent ? exponent : p * power.value;
 }
 
 #define HYPOTHESIS 16 /* numbers of HITNet's: d, dx, dy and the descriptor */
