@@ -83,3 +83,31 @@ def test_wrong_clouds_and_files(tmp_path):
         read_point_cloud(path)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         read_point_cloud(tmp_path / "b.ply")
+
+
+BYTES = [[255, 0, 0], [0, 128, 0], [10, 20, 30]]
+
+
+@pytest.mark.parametrize("names", [("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), "rgb"])
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("uchar", BYTES),
+        ("int", BYTES),
+        ("float", [[value / 255 for value in row] for row in BYTES]),
+        ("double", BYTES),
+        ("ushort", [[256 * value for value in row] for row in BYTES]),
+        ("ushort", [[257 * value for value in row] for row in BYTES]),
+    ],
+)
+def test_colours_of_any_name_and_type(tmp_path, names, kind, values):
+    lines = ["ply", "format ascii 1.0", "element vertex 3", *(f"property float {axis}" for axis in "xyz")]
+    lines += [f"property {kind} {name}" for name in names] + ["end_header"]
+    lines += [" ".join(map(str, [k, 0, 1, *row])) for k, row in enumerate(values)]
+    (tmp_path / "a.ply").write_text("\n".join(lines) + "\n")
+    assert read_point_cloud(tmp_path / "a.ply").colors.tolist() == BYTES
+
+
+def test_reported_colours(shared_data):
+    for name in ("ply-colours/float.ply", "ply-colours/ushort.ply", "ply-colours-2/diffuse.ply"):
+        assert read_point_cloud(shared_data(f"cases/{name}")).colors.tolist() == BYTES

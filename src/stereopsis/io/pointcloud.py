@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from stereopsis.io.atomic import atomic_write
 from stereopsis.io.maps import read_bytes
@@ -20,6 +21,7 @@ TYPES = {
 ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": "<"}
 POSITION = ("x", "y", "z")
 COLOR = ("red", "green", "blue")
+COLOR_NAMES = (COLOR, ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b"))
 
 
 def write_point_cloud(path: str | Path, cloud: PointCloud) -> None:
@@ -58,7 +60,10 @@ def write_point_cloud(path: str | Path, cloud: PointCloud) -> None:
 
 
 def read_point_cloud(path: str | Path) -> PointCloud:
-    """Reads the vertices of a PLY file (binary of either byte order, or text); other properties are passed over.
+    """Reads the vertices of a PLY file (binary of either byte order, or text) and their colours, if it has any.
+
+    Colours may be named ``red``, ``diffuse_red`` or ``r`` and be bytes, wider whole numbers or floats. Other properties
+    are passed over.
 
     Raises:
         FileNotFoundError: no such file.
@@ -90,10 +95,22 @@ def read_point_cloud(path: str | Path) -> PointCloud:
     except (ValueError, IndexError):
         raise ValueError(f"{path} is truncated: it announces {count} points and holds fewer; copy it again.") from None
     points = np.stack([vertices[name].astype(np.float32) for name in POSITION], axis=1)
-    colors = None
-    if all(name in (dtype.names or ()) for name in COLOR):
-        colors = torch.from_numpy(np.stack([vertices[name].astype(np.uint8) for name in COLOR], axis=1))
-    return PointCloud(torch.from_numpy(points), colors)
+    return PointCloud(torch.from_numpy(points), _colors(vertices))
+
+
+def _colors(vertices: np.ndarray) -> Tensor | None:
+    """Colours under any of their usual names, as bytes: floats are in [0, 1], and wide whole numbers use their type."""
+    names = next((names for names in COLOR_NAMES if all(name in (vertices.dtype.names or ()) for name in names)), None)
+    if names is None:
+        return None
+    columns = np.stack([vertices[name] for name in names], axis=1)
+    if columns.dtype.kind == "f":
+        top = columns.max(initial=0)
+        scale = 255.0 if top <= 1 else 1.0 if top <= 255 else 255 / 65535
+        columns = np.round(np.nan_to_num(columns) * scale)
+    elif columns.dtype.itemsize > 1 and columns.max(initial=0) > 255:
+        columns = np.round(columns / 257) if (columns % 257 == 0).all() else columns // 256
+    return torch.from_numpy(columns.clip(0, 255).astype(np.uint8))
 
 
 def _header(text: str, path: Path) -> tuple[str, int, list[tuple[str, str]]]:
