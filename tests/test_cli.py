@@ -1,9 +1,11 @@
 """The command line as a whole, and the commands without a file of tests of their own."""
 
 import json
+import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 from views import shifted_pair
@@ -187,3 +189,29 @@ def test_train_on_pairs_from_a_shipped_weight(short_recipe, manifest, tmp_path, 
     assert card.notes == "Started from hitnet.scenes."
     assert main(["train", "short", "--out", str(tmp_path / "new"), "--pairs", str(folder), "--dataset", "moon"]) == 2
     assert "must be one of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["cp932", "gbk", "euc_kr", "cp437", "ascii"])
+def test_help_on_consoles_of_other_encodings(encoding):
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    for words in (["--help"], ["match", "--help"]):
+        done = subprocess.run([sys.executable, "-m", "stereopsis", *words], capture_output=True, env=environment)
+        assert done.returncode == 0, done.stderr[-500:]
+        assert b"stereopsis" in done.stdout or b"hitnet" in done.stdout
+
+
+def test_pairs_with_and_without_truth_are_counted(tmp_path, capsys, short_recipe):
+    left, right = shifted_pair(6, 64, 128)
+    for number in range(3):
+        for name, view in (("left", left), ("right", right)):
+            (tmp_path / "set" / name).mkdir(parents=True, exist_ok=True)
+            write_image(tmp_path / "set" / name / f"{number}.png", view)
+    words = ["train", "short", "--pairs", str(tmp_path / "set"), "--steps", "2", "--out"]
+    assert main([*words, str(tmp_path / "a")]) == 0
+    assert "3 pairs, 0 with ground truth; the network is trained by comparing" in capsys.readouterr().err
+    (tmp_path / "set/disparity").mkdir()
+    write_disparity(tmp_path / "set/disparity/0.pfm", np.full((64, 128), 6, np.float32))
+    assert main([*words, str(tmp_path / "b")]) == 2
+    assert "2 of 3 pairs have no ground truth" in capsys.readouterr().err
+    assert main([*words, str(tmp_path / "c"), "--mixed"]) == 0
+    assert "3 pairs, 1 with ground truth" in capsys.readouterr().err

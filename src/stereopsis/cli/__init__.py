@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from stereopsis.cli.console import fail, warn, warnings_of_this_command
 from stereopsis.cli.guard import guarded
@@ -25,6 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 1 or 2 as above; 130 after an interruption.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # consoles of other encodings (cp932, gbk, cp437) lack the frames of the help
+        if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words == ["--version"]:
         from stereopsis import __version__

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
@@ -26,6 +26,7 @@ def train(
     pairs: Path | None = None,
     dataset: str = "folder",
     evaluate: Path | None = None,
+    mixed: bool = False,
     resume: bool = False,
     queue: Path | None = None,
     minutes: float | None = None,
@@ -51,6 +52,8 @@ def train(
         dataset: Layout of that folder: the name of a data set, e.g. kitti2015, or NAME:SPLIT.
         evaluate: Manifest to validate on during the run: pairs with ground truth for matching, images with depth for
             upsampling.
+        mixed: Accept pairs with and without ground truth in one data set; pairs without are trained on by comparing the
+            views. By default such a data set is refused.
         resume: Continue from the checkpoint in the output folder.
         queue: TOML file that lists runs (see docs/training.md).
         minutes: With --queue, stop and save everything after this time; 0 prints the state of the runs. No limit if
@@ -98,6 +101,8 @@ def train(
     validation = make_validation(plan, evaluate) if evaluate is not None else None
     family = get_entry(plan.model).family
     trained_on = _open_pairs(pairs, dataset, family) if pairs is not None else None
+    if trained_on is not None and family == "matching":
+        _check_truth(trained_on, mixed)
     keep_large_blocks()
     torch.manual_seed(plan.seed)
     entry = get_entry(plan.model)
@@ -144,6 +149,19 @@ def _name_missing_bank() -> None:
 
     if not read_photos():
         note(f"{photo_folder()} holds no photo bank; training uses the installed photographs (see stereopsis photos).")
+
+
+def _check_truth(pairs: Any, mixed: bool) -> None:
+    """Print how many pairs have ground truth; refuse a mixture that was not asked for."""
+    known = sum(item.disparity is not None for item in pairs.items)
+    without = "" if known else "; the network is trained by comparing the two views"
+    note(f"{len(pairs)} pairs, {known} with ground truth{without}")
+    if 0 < known < len(pairs) and not mixed:
+        first = next(item.id for item in pairs.items if item.disparity is None)
+        raise ValueError(
+            f"{len(pairs) - known} of {len(pairs)} pairs have no ground truth, the first is {first}; add or remove it, "
+            "or allow both kinds with --mixed."
+        )
 
 
 def _set_up_threads(threads: int | None) -> None:
