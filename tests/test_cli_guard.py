@@ -52,7 +52,7 @@ CASES = {
     "view": ["left.png right.png --model bm --out left.png"],
 }
 # They read nothing that a user has recorded, or write into a folder under names of their own.
-WITHOUT_INPUT = {"demo", "board", "scenes", "train", "export"}
+WITHOUT_INPUT = {"demo", "board", "scenes", "train", "export", "photos"}
 
 
 @pytest.fixture
