@@ -378,7 +378,7 @@ def test_the_page():
 def test_training_starts_from_a_hyperprior_by_its_name_or_file(tmp_path):
     from safetensors.torch import load_file
 
-    from stereopsis.cli.train import _start_from
+    from stereopsis.training.initial import start_from
     from stereopsis.zoo import get_entry
     from stereopsis.zoo.weights import SHIPPED
 
@@ -386,6 +386,6 @@ def test_training_starts_from_a_hyperprior_by_its_name_or_file(tmp_path):
     first = load_file(file)["g_a.0.weight"].float()
     for initial in ("hyperprior.photos", str(file)):
         model = entry.build()
-        _start_from(model, initial, entry)
+        start_from(model, initial, entry)
         assert torch.equal(model.g_a1[0].weight, first)
         assert torch.equal(model.g_a2[0].weight, first)

@@ -65,9 +65,9 @@ def train(
         json: Print JSON instead of text.
     """
     _set_up_threads(threads)
-    if pairs is None and minutes != 0:
-        _name_missing_bank()
     if queue is not None:
+        if minutes != 0:
+            _name_missing_bank()
         _work(queue, out, recipe, minutes, nice, parallel, device, json)
         return
     if not recipe:
@@ -111,6 +111,8 @@ def train(
         start_from(model, initial, entry)
     elif not resume and hasattr(methods := import_module(f"stereopsis.training.{entry.family}"), "begin"):
         methods.begin(model, plan)
+    if pairs is None:
+        _name_missing_bank()
     with progress_bar() as progress:
         task = progress.add_task(name, total=plan.steps)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stereopsis.io.atomic import atomic_write
-from stereopsis.io.maps import read_bytes
+from stereopsis.io.maps import read_bytes, readable
 from stereopsis.types import PointCloud
 
 TYPES = {
@@ -71,6 +71,14 @@ def read_point_cloud(path: str | Path) -> PointCloud:
     """
     path = Path(path)
     content = read_bytes(path)
+    with readable(path, "a point cloud"):
+        vertices = _vertices(content, path)
+        points = np.stack([vertices[name].astype(np.float32) for name in POSITION], axis=1)
+        return PointCloud(torch.from_numpy(points), _colors(vertices))
+
+
+def _vertices(content: bytes, path: Path) -> np.ndarray:
+    """The vertices as a structured array."""
     end = content.find(b"end_header")
     if not content.startswith(b"ply") or end < 0:
         raise ValueError(f"{path} is not a PLY file; it must start with 'ply' and have a header.")
@@ -80,6 +88,8 @@ def read_point_cloud(path: str | Path) -> PointCloud:
     missing = [name for name in POSITION if name not in (dtype.names or ())]
     if missing:
         raise ValueError(f"{path} has no property {', '.join(missing)}; a point cloud needs x, y and z.")
+    if count * (dtype.itemsize if kind != "ascii" else 2 * len(fields)) > len(content):
+        raise ValueError(f"{path} is truncated: it announces {count} points and holds fewer; copy it again.")
     try:
         if kind == "ascii":
             table = (
@@ -94,8 +104,7 @@ def read_point_cloud(path: str | Path) -> PointCloud:
             raise ValueError
     except (ValueError, IndexError):
         raise ValueError(f"{path} is truncated: it announces {count} points and holds fewer; copy it again.") from None
-    points = np.stack([vertices[name].astype(np.float32) for name in POSITION], axis=1)
-    return PointCloud(torch.from_numpy(points), _colors(vertices))
+    return vertices
 
 
 def _colors(vertices: np.ndarray) -> Tensor | None:

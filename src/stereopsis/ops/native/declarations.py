@@ -171,7 +171,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
             grid      float32  1 2*samples 1 1
             squeeze   float32
         """,
-        "items%each==0", "(rows-1)*block<height<=rows*block", "(columns-1)*block<width<=columns*block",
+        "items%each==0", "height<=rows*block", "width<=columns*block",
     ),
     "patch_match": (
         "channels height width size blocks candidates stride direction~", "height//size",
