@@ -53,7 +53,7 @@ clean:
 # Stamps beside the environment, written last: an interrupted install starts again.
 $(DEMO): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	@echo "Installing the package and what the demo needs into $(VENV), about 1 GB ..."
+	@echo "Installing the package and what the demo needs into $(VENV), about 1.4 GB with the CPU build of torch ..."
 	$(PIP) -e '.[demo]'
 	touch $@
 
