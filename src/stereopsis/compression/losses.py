@@ -132,9 +132,13 @@ def _ssim(a: Tensor, b: Tensor, window: Tensor) -> tuple[Float[Tensor, "b c"], F
         channels = x.shape[1]
         return F.conv2d(F.conv2d(x, window, groups=channels), window.mT, groups=channels)
 
+    # around the mean of both images, because in float32 squares of large values cancel to less than nothing
+    middle = (a.mean((-2, -1), keepdim=True) + b.mean((-2, -1), keepdim=True)) / 2
+    a, b = a - middle, b - middle
     mean_a, mean_b = blurred(a), blurred(b)
     var_a, var_b = blurred(a * a) - mean_a**2, blurred(b * b) - mean_b**2
     covariance = blurred(a * b) - mean_a * mean_b
+    mean_a, mean_b = mean_a + middle, mean_b + middle
     contrast = (2 * covariance + K2**2) / (var_a + var_b + K2**2)
     luminance = (2 * mean_a * mean_b + K1**2) / (mean_a**2 + mean_b**2 + K1**2)
     return (contrast * luminance).mean((-2, -1)), contrast.mean((-2, -1))
