@@ -36,7 +36,7 @@ def protected(
         ReplacesInputError: an output is an input.
     """
     outputs = list(outputs)
-    _foreign.update(identity for path in foreign if (identity := _identity(path)) is not None)
+    others = set(_foreign)
     found: dict[Identity, Path] = {}
     for source in map(Path, inputs):
         identity = _identity(source)
@@ -50,12 +50,14 @@ def protected(
     global _blocks
     before = dict(_inputs)
     _inputs.update(found)
+    _foreign.update(identity for path in foreign if (identity := _identity(path)) is not None)
     _blocks += 1
     try:
         yield
     finally:
         _blocks -= 1
         _foreign.clear()
+        _foreign.update(others)
         _inputs.clear()
         _inputs.update(before)
 
