@@ -190,3 +190,15 @@ def test_real_images(shared_data):
     grey = read_image(shared_data("data/pairs/libelas/cones_left.pgm"))
     assert grey.shape[0] == 3
     assert torch.equal(grey[0], grey[2])
+
+
+def test_an_image_beyond_the_limit_is_refused_in_our_words(tmp_path, capsys):
+    from stereopsis.cli import main
+
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "large.png")
+    with pytest.raises(ValueError, match=r"large\.png has more than 178 megapixels; cut it into parts first"):
+        read_image(tmp_path / "large.png")
+    assert main(["doctor", str(tmp_path / "large.png"), str(tmp_path / "large.png")]) == 2
+    printed = capsys.readouterr().err
+    assert "megapixels" in printed
+    assert "bomb" not in printed

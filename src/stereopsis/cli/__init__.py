@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     warnings_of_this_command.clear()
     with warnings.catch_warnings():
+        # Pillow's, of images that we read in tiles
+        warnings.filterwarnings("ignore", message=r"Image size \(\d+ pixels\) exceeds limit")
         warnings.showwarning = lambda message, *_, **__: warn(str(message))
         try:
             return _dispatch(words or ["--help"]) or 0

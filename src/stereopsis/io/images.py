@@ -21,6 +21,7 @@ FORMATS = {
     ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".ppm": "PPM", ".pgm": "PPM", ".pnm": "PPM", ".tif": "TIFF",
     ".tiff": "TIFF", ".webp": "WEBP", ".bmp": "BMP",
 }  # fmt: skip
+LARGEST = 178_956_970  # pixels that Pillow opens: twice what it warns of
 EXIF_ORIENTATION = 0x0112
 
 
@@ -62,6 +63,8 @@ def decode_image(content: bytes, name: str | Path) -> Float[np.ndarray, "h w *c"
         array, orientation = _decode(content)
     except _OutOfRange as error:
         raise ValueError(f"{name} {error}") from None
+    except Image.DecompressionBombError:
+        raise ValueError(f"{name} has more than {LARGEST // 10**6} megapixels; cut it into parts first.") from None
     except Exception as error:
         raise ValueError(f"{name} cannot be read as an image ({reason(error)}); write or copy it again.") from None
     return _upright(array, orientation)
