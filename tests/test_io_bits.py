@@ -66,3 +66,15 @@ def test_commands_say_so(tmp_path, capsys, monkeypatch):
     assert any("12 of 16 bits" in text for text in json.loads(printed.out)["warnings"])
     main(["doctor", "left.png", "right.png"])
     assert "12 of 16 bits" in capsys.readouterr().err
+
+
+def test_archives_keep_the_levels_of_twelve_bits(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, view in zip(("left.png", "right.png"), _views(), strict=True):
+        cv2.imwrite(name, view * 16)
+    words = ["compress", "left.png", "right.png", "--quality", "8", "--model", "hyperprior.photos", "--out", "a.stz"]
+    assert main(words) == 0
+    assert "multiplied by 16 because this codec keeps 8 bits" in capsys.readouterr().err
+    assert main(["decompress", "a.stz", "--out", "back"]) == 0
+    decoded = cv2.imread("back/left.png", cv2.IMREAD_GRAYSCALE)
+    assert len(np.unique(decoded)) > 64

@@ -29,12 +29,12 @@ def bits_in_use(*views: Float[Tensor, "b c h w"]) -> int:
 
 
 def full_range(
-    left: Float[Tensor, "b c h w"], right: Float[Tensor, "b c h w"]
+    left: Float[Tensor, "b c h w"], right: Float[Tensor, "b c h w"], purpose: str = "for matching"
 ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
     """Return both views multiplied by the same factor, so that they use all of [0, 1].
 
     Cameras of 10 or 12 bits often store them in 16 without a shift, which looks nearly black, and matchers then lose
-    most of the contrast. A warning states the factor.
+    most of the contrast. A warning states the factor and the purpose.
     """
     bits = bits_in_use(left, right)
     if bits == FULL:
@@ -42,7 +42,7 @@ def full_range(
     factor = (2**FULL - 1) / (2**bits - 1)
     warnings.warn(
         f"the views use {bits} of 16 bits (values up to {max(left.amax().item(), right.amax().item()):.3g} of 1); both "
-        f"were multiplied by {factor:.4g} for matching.",
+        f"were multiplied by {factor:.4g} {purpose}.",
         stacklevel=3,
     )
     return (left * factor).clamp(max=1.0), (right * factor).clamp(max=1.0)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from stereopsis.compression.bitstream import Header, Record, pack_header
 from stereopsis.compression.codec import PairCodec, quality_of
+from stereopsis.compression.hyperprior2 import Hyperprior2
+from stereopsis.io.bits import full_range
 from stereopsis.io.frames import Frame
 from stereopsis.ops.images import as_gray
 from stereopsis.pipeline.runs.job import Job
@@ -62,8 +64,19 @@ class CompressJob(Job):
             views = [view.expand(-1, 3, -1, -1) for view in views]
         return StereoPair(views[0], views[1], self.rig)
 
+    def _in_full_range(self, images: Tensor | StereoPair) -> Tensor | StereoPair:
+        """Images of 10 or 12 bits in 16 as a codec of 8 bits can keep them; other codecs keep their factor."""
+        if isinstance(self.codec, Hyperprior2):
+            return images
+        purpose = "because this codec keeps 8 bits; the file does not hold the factor"
+        if isinstance(images, StereoPair):
+            left, right = full_range(images.left, images.right, purpose)
+            return replace(images, left=left, right=right)
+        return full_range(images, images, purpose)[0]
+
     def compute(self, frame: Frame, images: Tensor | StereoPair) -> tuple[Header, Record, dict[str, Any]]:
         assert self.codec is not None
+        images = self._in_full_range(images)
         start = time.perf_counter()
         header = self.codec.header(images)
         if self.target_bpp is None:
