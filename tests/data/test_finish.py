@@ -1,6 +1,5 @@
 """Panels, boards and reflections: looks that change no disparity."""
 
-import hashlib
 from dataclasses import replace
 
 import pytest
@@ -18,10 +17,20 @@ def bank():
 
 
 def test_scenes_without_finishes_are_those_of_earlier_versions(bank):
+    """Older recipes keep their scenes. The figures are of the renderer before it had finishes."""
     scene = render(7, 2, bank, PLAIN)
-    again = render(7, 2, bank, replace(PLAIN, panels=0.0, reflections=0.0, boards=0.0))
-    digests = [hashlib.sha256(part.left.numpy().tobytes()).hexdigest() for part in (scene, again)]
-    assert digests[0] == digests[1]
+    for name, deviation, means in (
+        ("left", 0.25281, (0.53290, 0.18224)),
+        ("right", 0.24567, (0.52511, 0.20006)),
+        ("disparity", 4.13578, (8.92899, 10.81669)),
+        ("disparity_right", 4.12484, (8.89943, 10.90685)),
+    ):
+        # libraries may round sines differently, which can move an outline by a pixel
+        part = getattr(scene, name)
+        assert part.mean((1, 2, 3)).tolist() == pytest.approx(means, rel=1e-3), name
+        assert part.std().item() == pytest.approx(deviation, rel=1e-3), name
+    assert scene.visible.sum().item() == pytest.approx(14815, abs=10)
+    assert scene.visible_right.sum().item() == pytest.approx(14818, abs=10)
 
 
 @pytest.mark.parametrize("changed", [{"panels": 1.0}, {"reflections": 1.0}])
